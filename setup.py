@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from glob import glob
+from pathlib import Path
 
 from setuptools import find_packages, setup
 
@@ -13,7 +14,7 @@ setup(
     name="mpool",
     version="0.1.0",
     description="PostgreSQL connection pool and reload-safe handlers for Apache mod_python",
-    long_description=open("README.rst", encoding="utf-8").read(),
+    long_description=Path("README.rst").read_text(encoding="utf-8"),
     long_description_content_type="text/x-rst",
     license="Apache-2.0",
     license_files=["LICENSE"],

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
-from servers.base import remove_tree, run
+from servers.base import remove_tree
 from servers.httpd import Httpd, stage_packages
 from servers.postgres import PostgresServer
+
+# The same examples in every run, however slow the machine; `make fuzz` looks for new ones, in longer runs.
+hypothesis.settings.register_profile(
+    "steady",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+FUZZ_STEPS = int(os.environ.get("FUZZ_STEPS", "0"))
+hypothesis.settings.register_profile(
+    "fuzz",
+    hypothesis.settings.get_profile("steady"),
+    derandomize=False,
+    max_examples=max(100, FUZZ_STEPS // 4),
+    stateful_step_count=max(50, FUZZ_STEPS // 10),
+)
+hypothesis.settings.load_profile("fuzz" if FUZZ_STEPS else "steady")
 
 SERVERS = pytest.StashKey[list[Httpd]]()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
-import re
 import shutil
 import signal
 import socket
@@ -86,7 +85,12 @@ def remove_tree(path: Path) -> None:
 
 
 def spawn(
-    command: list[str], *, log: Path, user: str | None = None, env: dict[str, str] | None = None, cwd: Path | None = None
+    command: list[str],
+    *,
+    log: Path,
+    user: str | None = None,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start *command* with a clean environment, its output appended to *log*, in a session of its own.
 
@@ -159,7 +163,3 @@ def _kill_left_overs(process: subprocess.Popen[bytes], family: list[int]) -> Non
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     process.wait(10)
-
-
-def log_match(text: str, pattern: str) -> re.Match[str] | None:
-    return re.search(pattern, text, re.MULTILINE)

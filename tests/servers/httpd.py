@@ -33,10 +33,11 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGURATIONS = REPOSITORY / "apache-conf"
 
 # What Debian's apache2 enables and a site may rely on, as far as tests use it, and mod_python.
-MODULES = (
-    "alias auth_basic authn_core authn_file authz_core authz_host authz_user autoindex deflate dir env filter headers "
-    "include mime negotiation proxy proxy_http reqtimeout rewrite setenvif status python"
-).split()
+MODULES = [
+    *("auth_basic", "authn_core", "authn_file", "authz_core", "authz_host", "authz_user"),
+    *("alias", "autoindex", "deflate", "dir", "env", "filter", "headers", "include", "mime", "negotiation"),
+    *("proxy", "proxy_http", "reqtimeout", "rewrite", "setenvif", "status", "python"),
+]
 
 READY_PATH = "/.test-ready"
 
@@ -191,6 +192,7 @@ class Httpd:
             s["before"],
             f'Include "{self.root}/{s["conf"]}"',
             f"StartServers {s['processes']}",
+            f"ServerLimit {max(4, s['processes'])}",
             *([] if prefork else [f"ThreadsPerChild {threads}"]),
             f"MaxRequestWorkers {s['processes'] * threads}",
             *(["MinSpareServers 1"] if prefork else ["MinSpareThreads 1"]),

@@ -90,8 +90,10 @@ class PostgresServer:
 
     def _initdb(self) -> None:
         run(
-            [str(self._bin / "initdb"), "-D", str(self.data), "-U", ADMIN, "--auth=trust", "--no-sync"]
-            + ["--encoding=UTF8", "--locale=C.UTF-8"],
+            [
+                *(str(self._bin / "initdb"), "-D", str(self.data), "-U", ADMIN),
+                *("--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C.UTF-8"),
+            ],
             user=self._user,
             cwd=self.root,
         )

@@ -1,0 +1,48 @@
+# make demo    the example site on a private PostgreSQL and a private Apache, at http://127.0.0.1:8080/
+# make test    every test: unit, real PostgreSQL, real Apache
+# make check   ruff, mypy --strict, layer rules
+# make bench   what the pool and the importer cost
+# make fuzz    the state machines of the unit tests, much longer (FUZZ_STEPS=2000)
+#
+# Each installs what it needs and does not find: from Debian with apt-get, for development from PyPI into .venv.
+
+# Debian's own Python: the one that mod_python embeds. Another python3 may come first in PATH.
+DEBIAN_PYTHON := /usr/bin/python3
+PYTHON := .venv/bin/python
+
+SERVE_PACKAGES := apache2-bin libapache2-mod-python postgresql python3-psycopg2 iso-codes
+TEST_PACKAGES := $(SERVE_PACKAGES) python3-venv
+
+FUZZ_STEPS ?= 2000
+
+.PHONY: demo test check bench fuzz venv clean
+
+# No virtual environment: the demo needs nothing that Debian does not have.
+demo:
+	@sh .ci/debian $(SERVE_PACKAGES)
+	@exec $(DEBIAN_PYTHON) -m mpool.tools serve handlers/examples $(ARGS)
+
+test: venv
+	$(PYTHON) -m pytest tests/unit tests/postgres tests/apache $(ARGS)
+
+check: venv
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -m pytest -q tests/unit/test_layers.py
+
+bench: venv
+	$(PYTHON) -m pytest -q -s tests/bench $(ARGS)
+
+fuzz: venv
+	FUZZ_STEPS=$(FUZZ_STEPS) $(PYTHON) -m pytest tests/unit $(ARGS)
+
+venv: .venv/installed
+
+.venv/installed: setup.py pyproject.toml
+	@sh .ci/debian $(TEST_PACKAGES)
+	test -x $(PYTHON) || $(DEBIAN_PYTHON) -m venv --system-site-packages .venv
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
