@@ -1,9 +1,8 @@
 """The site's connections as PostgreSQL sees them, and this process's pool as it sees itself."""
 
-from mpool import get_pool
-
 import layout
 from markup import Html, each, fill, rows
+from mpool import get_pool
 
 # Without superuser rights a role sees the details of its own sessions only,
 # which are the ones that matter here.
@@ -18,7 +17,7 @@ ORDER BY backend_start, pid
 """
 
 ROW = """<tr$class><td><b>$pid</b></td><td><span class="code">$application_name</span></td><td>$state</td>
-<td class="number">$since</td><td class="number">$age s</td></tr>
+<td>$since</td><td>$age s</td></tr>
 """
 
 TILES = """<ul class="tiles" aria-label="This process's pool">
@@ -33,10 +32,9 @@ TILES = """<ul class="tiles" aria-label="This process's pool">
 NOUGHT = {"pool_size": 0, "pool_max": 0, "pool_available": 0, "requests_num": 0}
 
 
-def index(req, conn, every=""):
+def index(req, conn, every: int = 0):
     """`/backends?every=2`: the open connections, asked for again every 2 seconds."""
-    every = layout.text(every)
-    seconds = int(every) if every in ("1", "2", "5", "10") else None
+    seconds = every if 1 <= every <= 60 else None
     with conn.cursor() as cur:
         cur.execute(ACTIVITY)
         found = rows(cur)

@@ -43,7 +43,7 @@ FACTS = """<dl class="facts">
 """
 
 
-def index(req, conn, q=""):
+def index(req, conn, q: str = ""):
     """`/countries`, `/countries?q=land`: the countries whose name or code has *q* in it."""
     q = layout.text(q)
     with conn.cursor() as cur:
@@ -54,7 +54,7 @@ def index(req, conn, q=""):
         many = layout.counted(len(found), "country", "countries")
         caption = f"{many} with “{q}” in name or code" if q else f"All {many} of ISO 3166-1"
         columns = ("Flag", "Name", "Two letters", "Three", "Number", "Subdivisions")
-        body += layout.table(caption, columns, each(ROW, found))
+        body += layout.table(caption, columns, each(ROW, found), numbers=("Subdivisions",))
     else:
         body += fill("<p>No country has <b>$q</b> in its name or code.</p>", q=q)
     return layout.page(
@@ -64,16 +64,16 @@ def index(req, conn, q=""):
         title="Countries",
         body=body,
         shows=Html(
-            "A page function with a query argument: <code>def index(req, conn, q=&quot;&quot;)</code>. What you type "
-            "reaches the database as a parameter and the page escaped: try <code>d'i</code>, <code>%</code> or "
-            "<code>&lt;script&gt;</code>."
+            "A page function with a query argument: <code>def index(req, conn, q: str = &quot;&quot;)</code>. What "
+            "you type reaches the database as a parameter, and the page escaped: try <code>d'i</code>, "
+            "<code>%</code> or <code>&lt;script&gt;</code>."
         ),
         edit=Html("<code>ORDER BY c.name</code> in <code>examples/countries.py</code>, to <code>c.alpha_3</code>."),
         watch="The order at the next request, and the same backend below as before.",
     )
 
 
-def show(req, conn, code=""):
+def show(req, conn, code: str = ""):
     """`/countries/show?code=FI`: one country with its subdivisions; 404 for an unknown code."""
     code = layout.text(code).upper()
     with conn.cursor() as cur:

@@ -16,7 +16,7 @@ ROW = """<tr><td><span class="code">$code</span></td><td>$name</td><td><span cla
 """
 
 
-def index(req, conn, q=""):
+def index(req, conn, q: str = ""):
     """`/currencies`: the currencies of ISO 4217, and the country that the code names."""
     q = layout.text(q)
     with conn.cursor() as cur:

@@ -38,7 +38,7 @@ NOTE = """<li id="note-$id"><p>$message</p><span class="quiet"><b>$author</b>, $
 """
 
 
-def index(req, conn, author="", message="", country="", signed=""):
+def index(req, conn, author: str = "", message: str = "", country: str = "", signed: bool = False):
     """`/guestbook`: GET shows the book, POST writes into it and sends the browser back here."""
     entry = {
         "author": layout.text(author),

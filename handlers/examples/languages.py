@@ -6,6 +6,7 @@ import layout
 from markup import Html, each, fill, rows
 
 PAGE_SIZE = 50
+LAST_PAGE = 1_000_000  # of any list: what is beyond is no number for OFFSET
 
 # The total comes with each row, so that one query is enough. An exact code
 # goes first: "fi" is Finnish before it is a part of some other name.
@@ -25,10 +26,10 @@ ROW = """<tr><td><span class="code">$code</span></td><td><span class="code">$alp
 """
 
 
-def index(req, conn, q="", page="1"):
+def index(req, conn, q: str = "", page: int = 1):
     """`/languages?q=sign&page=2`: the languages of ISO 639-3 with *q* in name or code."""
     q = layout.text(q)
-    number = _page_number(layout.text(page))
+    number = min(max(page, 1), LAST_PAGE)
     with conn.cursor() as cur:
         cur.execute(SEARCH, {"q": q, "limit": PAGE_SIZE, "offset": (number - 1) * PAGE_SIZE})
         found = rows(cur)
@@ -48,15 +49,14 @@ def index(req, conn, q="", page="1"):
         conn,
         title="Languages",
         body=body,
-        shows="Two arguments with defaults, and a large table that is paged in the database, not in Python.",
+        shows=Html(
+            "Arguments with a type: <code>def index(req, conn, q: str = &quot;&quot;, page: int = 1)</code>. What is "
+            'no number never gets here: <a href="/languages?page=two">/languages?page=two</a> is a 400 that names the '
+            "field. The table is paged in the database, not in Python."
+        ),
         edit=Html("<code>PAGE_SIZE = 50</code> in <code>examples/languages.py</code>."),
         watch=Html("Save it while a load tool runs against this page: not one request fails."),
     )
-
-
-def _page_number(value):
-    """A page number of the address as an int: 1 for what is none."""
-    return max(1, int(value)) if value.isascii() and value.isdigit() and len(value) < 7 else 1
 
 
 def _in_words(language):

@@ -144,13 +144,9 @@ def is_foreign(req):
 def text(value):
     """A form's or query's value as one line or paragraph, fit for PostgreSQL.
 
-    Surrogates and control characters go (a NUL is an error in libpq); of a
-    field that was sent more than once the first counts.
+    Surrogates and control characters go: libpq takes no NUL.
     """
-    if isinstance(value, list):
-        value = value[0] if value else ""
-    unwanted = (c for c in str(value) if c not in "\n\t" and unicodedata.category(c) in ("Cc", "Cs"))
-    return str(value).translate({ord(c): None for c in unwanted}).strip()
+    return "".join(c for c in value if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs")).strip()
 
 
 def search_form(action, q, label):
@@ -164,9 +160,13 @@ def search_form(action, q, label):
     )
 
 
-def table(caption, columns, body):
-    """A table that scrolls by itself where the window is narrow."""
-    heads = each('<th scope="col">$name</th>', ({"name": name} for name in columns))
+def table(caption, columns, body, numbers=()):
+    """A table that scrolls by itself where the window is narrow; *numbers* are the columns that align right."""
+    right = Html(' class="number"')
+    heads = each(
+        '<th scope="col"$kind>$name</th>',
+        ({"name": name, "kind": right if name in numbers else ""} for name in columns),
+    )
     return fill(
         '<div class="scroll" role="region" aria-label="$caption" tabindex="0"><table><caption>$caption</caption>'
         "<thead><tr>$heads</tr></thead><tbody>$body</tbody></table></div>",
@@ -200,8 +200,8 @@ def _navigation(req):
 
 def _chain(req, module, conn):
     """From Apache's process to PostgreSQL's, each with what tells it apart."""
-    # The importer's record of this file; absent where something else loaded it.
-    cache = getattr(module.get("__mp_info__"), "cache", None)
+    # The importer's record of this very instance; absent where something else loaded it.
+    info = module.get("__mp_info__")
     return each(
         LINK,
         (
@@ -211,13 +211,13 @@ def _chain(req, module, conn):
             {
                 "what": source(module),
                 "id": "instance",
-                "value": getattr(cache, "instance", "-"),
+                "value": getattr(info, "instance", "-"),
                 "more": "times loaded since the start",
             },
             {
                 "what": "Generation",
                 "id": "generation",
-                "value": getattr(cache, "generation", "-"),
+                "value": getattr(info, "generation", "-"),
                 "more": "one more at each load of any file",
             },
             {

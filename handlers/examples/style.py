@@ -47,8 +47,9 @@ nav a[aria-current] { color: var(--accent); background: var(--tint); font-weight
 
 .columns { flex: 1; display: grid; gap: 2.5rem; padding-block: clamp(1.2rem, 4vw, 2.8rem); }
 main { min-width: 0; }
-h1 { margin: 0 0 .6rem; font-size: clamp(1.8rem, 5vw, 2.6rem); line-height: 1.15; letter-spacing: -.02em;
+h1 { margin: 0 0 .9rem; font-size: clamp(1.8rem, 5vw, 2.6rem); line-height: 1.15; letter-spacing: -.02em;
   text-wrap: balance; }
+h1:has(+ .lead) { margin-bottom: .4rem; }
 h1 .flag { margin-right: .25em; }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .7rem; }
 .lead { max-width: 42rem; margin: 0 0 1.4rem; font-size: 1.1rem; color: var(--quiet); }
@@ -67,7 +68,7 @@ aside dd { margin: .15rem 0 0; overflow-wrap: anywhere; }
 
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 11rem), 1fr)); gap: .8rem;
   margin: 0 0 2rem; padding: 0; list-style: none; }
-.tiles a, .tiles .tile { display: block; padding: .9rem 1.1rem; border: 1px solid var(--line);
+.tiles a, .tiles .tile { display: block; height: 100%; padding: .9rem 1.1rem; border: 1px solid var(--line);
   border-radius: var(--round); background: var(--sheet); color: var(--quiet); text-decoration: none; }
 .tiles a:hover { border-color: var(--accent); }
 .tiles b { display: block; font-size: 1.9rem; line-height: 1.2; color: var(--ink); letter-spacing: -.02em;

@@ -47,17 +47,25 @@ def load(conn: Any, source: Path = ISO_CODES) -> int:
     """
     files = read(source)
     digest = fingerprint(files.values())
-    with conn, conn.cursor() as cur:
-        cur.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
-        if is_loaded(cur, digest):
-            return 0
-        cur.execute(SCHEMA.read_text(encoding="utf-8"))
-        written = 0
-        for table, columns, rows in tables(files):
-            execute_values(cur, f"INSERT INTO demo.{table} ({columns}) VALUES %s", rows, page_size=1000)
-            written += len(rows)
-        cur.execute("DELETE FROM demo.loaded")
-        cur.execute("INSERT INTO demo.loaded (digest) VALUES (%s)", (digest,))
+    try:
+        with conn.cursor() as cur:
+            written = 0 if is_loaded(cur, digest) else fill(cur, files, digest)
+        conn.commit()
+    except BaseException:
+        conn.rollback()
+        raise
+    return written
+
+
+def fill(cur: Any, files: Mapping[str, bytes], digest: str) -> int:
+    """Make the tables anew and put all rows in; how many they are."""
+    cur.execute(SCHEMA.read_text(encoding="utf-8"))
+    written = 0
+    for table, columns, rows in tables(files):
+        execute_values(cur, f"INSERT INTO demo.{table} ({columns}) VALUES %s", rows, page_size=1000)
+        written += len(rows)
+    cur.execute("DELETE FROM demo.loaded")
+    cur.execute("INSERT INTO demo.loaded (digest) VALUES (%s)", (digest,))
     return written
 
 
@@ -81,7 +89,8 @@ def fingerprint(files: Iterable[bytes]) -> str:
 
 
 def is_loaded(cur: Any, digest: str) -> bool:
-    """Whether the database holds exactly what *digest* stands for."""
+    """Whether the database holds exactly what *digest* stands for; from here on other loaders wait."""
+    cur.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
     cur.execute("SELECT to_regclass('demo.loaded') IS NOT NULL")
     if not cur.fetchone()[0]:
         return False
@@ -163,7 +172,7 @@ def main(arguments: Sequence[str]) -> int:
         finally:
             conn.close()
     except (SourceMissing, psycopg2.Error) as error:
-        print(f"load.py: {error}".strip(), file=sys.stderr)
+        print("load.py:", " ".join(str(error).split()), file=sys.stderr)
         return 1
     print(f"{written} rows loaded" if written else "up to date: nothing to load")
     return 0
