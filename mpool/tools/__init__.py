@@ -1,0 +1,1 @@
+"""The `mpool` command. Nothing in here is imported inside Apache."""

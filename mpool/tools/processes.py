@@ -1,0 +1,166 @@
+"""Starting a server as another account, passing its log on, and stopping it by pid."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO
+
+from mpool.tools.errors import ToolError
+
+# All that a server inherits. PATH decides which Python prefix mod_python takes: with a foreign python3 first in it
+# the embedded interpreter does not even find its standard library.
+CLEAN_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+CLEAN_ENVIRONMENT = {"PATH": CLEAN_PATH, "LANG": "C.UTF-8"}
+
+LogFilter = Callable[[str], bool]
+
+
+def account(name: str, package: str) -> pwd.struct_passwd:
+    """The account *name*, which Debian's *package* brings."""
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        raise ToolError(f"there is no account {name!r}: apt-get install {package}") from None
+
+
+def run(
+    command: list[str],
+    *,
+    user: pwd.struct_passwd | None = None,
+    text: str = "",
+    env: Mapping[str, str] | None = None,
+    label: str = "",
+) -> str:
+    """Run *command* to its end as *user* and return what it printed; ToolError with its last line if it fails."""
+    done = subprocess.run(
+        command,
+        input=text,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={**CLEAN_ENVIRONMENT, **(env or {})},
+        cwd="/",
+        check=False,
+        user=user.pw_uid if user else None,
+        group=user.pw_gid if user else None,
+        extra_groups=[] if user else None,
+    )
+    if done.returncode != 0:
+        raise ToolError(f"{label or Path(command[0]).name + ' failed'}: {last_line(done.stdout)}")
+    return done.stdout
+
+
+def last_line(text: str) -> str:
+    """The last line of *text* with something in it."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it printed nothing")
+
+
+def may(user: pwd.struct_passwd | None, flags: str, path: Path) -> bool:
+    """Whether *user* (None: we ourselves) may do to *path* what `test` calls *flags*, such as "rx"."""
+    tests = " -a ".join(f'-{flag} "$1"' for flag in flags)
+    command = ["/bin/sh", "-c", f"test {tests}", "sh", str(path)]
+    identity = {"user": user.pw_uid, "group": user.pw_gid} if user else {}
+    groups: list[int] | None = [] if user else None
+    done = subprocess.run(command, env=CLEAN_ENVIRONMENT, cwd="/", check=False, extra_groups=groups, **identity)
+    return done.returncode == 0
+
+
+class ServerProcess:
+    """One server in the foreground, whose output is passed on to the terminal.
+
+    It runs in a session of its own, so that Ctrl-C reaches us alone and we stop the servers in order; and it is told
+    to end, with *stop_signal*, when we die without having done so.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        *,
+        stop_signal: signal.Signals,
+        user: pwd.struct_passwd | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        shows: LogFilter = lambda line: True,
+    ) -> None:
+        self.name = name
+        self._stop_signal = stop_signal
+        self._tail: deque[str] = deque(maxlen=20)
+        self._shows = shows
+        # setpriv runs as the new account already: the kernel forgets the signal when an account changes.
+        self._process = subprocess.Popen(
+            ["/usr/bin/setpriv", "--pdeathsig", stop_signal.name.removeprefix("SIG"), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**CLEAN_ENVIRONMENT, **(env or {})},
+            cwd=cwd or "/",
+            start_new_session=True,
+            user=user.pw_uid if user else None,
+            group=user.pw_gid if user else None,
+            extra_groups=[] if user else None,
+        )
+        assert self._process.stdout is not None
+        self._relay = threading.Thread(target=self._pass_on, args=(self._process.stdout,), daemon=True)
+        self._relay.start()
+
+    def _pass_on(self, output: IO[bytes]) -> None:
+        for raw in output:
+            line = raw.decode(errors="replace")
+            self._tail.append(line)
+            if self._shows(line):
+                # The terminal may be gone; the server is not to block on a full pipe for that.
+                with contextlib.suppress(OSError, ValueError):
+                    sys.stderr.write(line)
+                    sys.stderr.flush()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def output(self) -> str:
+        """The last lines it wrote; all of them when it has ended."""
+        if not self.running:
+            self._relay.join(2)
+        return "".join(self._tail)
+
+    def stop(self, patience: float) -> None:
+        """Ask it to end; after *patience* seconds kill it and the children it has by then."""
+        if self.running:
+            self._process.send_signal(self._stop_signal)
+            try:
+                self._process.wait(patience)
+            except subprocess.TimeoutExpired:
+                # Apache's children ignore SIGTERM and would outlive their parent.
+                for pid in (self._process.pid, *children_of(self._process.pid)):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                self._process.wait()
+        self._relay.join(2)
+
+
+def children_of(parent: int) -> list[int]:
+    """Pids of the children of *parent*."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                # "pid (name) state ppid ...": the name may hold anything, so look behind its bracket.
+                stat = Path("/proc", entry, "stat").read_text(errors="replace").rpartition(")")[2].split()
+                if int(stat[1]) == parent:
+                    found.append(int(entry))
+    return found
