@@ -1,0 +1,135 @@
+"""What an import knows of the request that it is made for.
+
+Nothing here is keyed by thread-local storage or context variables: under mod_python these belong to a pooled thread
+state, not to the thread (measured: they hold other requests' values). The thread's identity is used, and only for as
+long as one dispatch runs on it.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from handlers.loads import Load
+from handlers.modules import ModuleInfo
+
+
+class Imports:
+    """What one main request has imported so far: the same objects in all its phases, filters and subrequests.
+
+    (reload contract, items 23 and 24)
+    """
+
+    __slots__ = ("__weakref__", "infos", "outside")
+
+    def __init__(self) -> None:
+        self.infos: dict[str, ModuleInfo] = {}  # by label
+        self.outside: set[tuple[str, str]] = set()  # (directory, name): found there is none, a standard import
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the configuration in force says of reloading."""
+
+    autoreload: bool = True  # PythonAutoReload
+    debug: bool = False  # PythonDebug
+    keep_last_good: bool = True  # PythonOption handlers.keep_last_good
+    check_interval: float = 0.0  # PythonOption handlers.check_interval, seconds between two checks of a file
+    path: tuple[str, ...] = ()  # PythonOption mod_python.importer.path
+
+    @property
+    def serve_last_good(self) -> bool:
+        return self.keep_last_good and not self.debug
+
+
+def settings(config: Mapping[str, str], options: Mapping[str, str]) -> Settings:
+    """The settings in *config*, mod_python's directives, and *options*, the values of PythonOption."""
+    return _settings(
+        config.get("PythonAutoReload", "1"),
+        config.get("PythonDebug", "0"),
+        options.get("handlers.keep_last_good", "on"),
+        options.get("handlers.check_interval", "0"),
+        options.get("mod_python.importer.path", "()"),
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _settings(autoreload: str, debug: str, keep_last_good: str, check_interval: str, path: str) -> Settings:
+    return Settings(
+        autoreload=autoreload != "0",
+        debug=debug == "1",
+        keep_last_good=_switch("handlers.keep_last_good", keep_last_good),
+        check_interval=_seconds("handlers.check_interval", check_interval),
+        path=search_path(path),
+    )
+
+
+def _switch(option: str, text: str) -> bool:
+    if text.lower() in ("on", "1", "true", "yes"):
+        return True
+    if text.lower() in ("off", "0", "false", "no"):
+        return False
+    raise ValueError(f"PythonOption {option} must be On or Off, not {text!r}")
+
+
+def _seconds(option: str, text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(f"PythonOption {option} must be a number of seconds, not {text!r}")
+    return seconds
+
+
+@functools.lru_cache(maxsize=64)
+def search_path(text: str) -> tuple[str, ...]:
+    """``mod_python.importer.path``: a Python list of directories. A literal, never evaluated. (reload contract, 14)"""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = None
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
+        raise ValueError(f"PythonOption mod_python.importer.path must be a list of directories, not {text!r}")
+    return tuple(value)
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """One dispatch (phase, filter, connection handler), or one import outside of any."""
+
+    imports: Imports = field(default_factory=Imports)
+    settings: Settings = Settings()
+    log: bool | None = None  # note what is imported; None: where PythonDebug is On
+    req: Any = None
+    handler_root: str | None = None  # what ``~`` stands for
+    loads: list[Load] = field(default_factory=list)  # those that this call executes, the innermost last
+    checking: set[str] = field(default_factory=set)  # labels whose children are being checked
+
+
+_calls: dict[int, Call] = {}  # by thread
+
+
+def current() -> Call | None:
+    """The call that this thread is in; None outside of any dispatch."""
+    return _calls.get(threading.get_ident())
+
+
+@contextmanager
+def entered(call: Call) -> Iterator[Call]:
+    """Within this block ``current()`` is *call*, on this thread; dispatches nest."""
+    me = threading.get_ident()
+    outer = _calls.get(me)
+    _calls[me] = call
+    try:
+        yield call
+    finally:
+        if outer is None:
+            del _calls[me]
+        else:
+            _calls[me] = outer

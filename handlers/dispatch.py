@@ -1,0 +1,325 @@
+"""All that handlers knows of mod_python's internals.
+
+``install`` replaces the methods of mod_python's callback object, since its ``import_module`` is told neither the
+request nor the directory, and rules that need them could not be kept. What is replaced does what mod_python's own does,
+with these differences: nothing is put on sys.path; a handler may be a file name or a callable; one request is one set of
+modules and one leased connection, whatever phases and filters it runs through.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from mod_python import apache
+
+from handlers import leases
+from handlers.context import Call, Imports, Settings, current, entered, settings
+from handlers.importer import Importer, import_module
+from handlers.modules import ModuleCache, ModuleInfo
+from mpool import interpreter_name, log
+
+_importer: Importer
+_IMPORTS = f"_mp_imports_{interpreter_name()}"  # another interpreter may serve other phases of the same request
+
+
+def install(importer: Importer) -> bool:
+    """Put our methods in the place of mod_python's; False where the configuration says to leave them (or they are)."""
+    global _importer
+    if apache.CallBack.HandlerDispatch is handler_dispatch:
+        return False
+    legacy = apache.main_server.get_options().get("mod_python.legacy.importer", "").split()
+    if "*" in legacy or interpreter_name() in legacy:
+        log("notice", "the importer is not installed: PythonOption mod_python.legacy.importer names this interpreter")
+        return False
+    _importer = importer
+    callback = apache.CallBack
+    callback.HandlerDispatch = handler_dispatch
+    callback.FilterDispatch = filter_dispatch
+    callback.ConnectionDispatch = connection_dispatch
+    callback.ImportDispatch = import_dispatch
+    callback.IncludeDispatch = _include_dispatch(callback.IncludeDispatch)
+    apache.import_module = import_module
+    return True
+
+
+# -- the calls ---------------------------------------------------------------------------------------------------------
+
+
+def _call(req: Any, config: Any, directory: str | None) -> Call:
+    """The context of one dispatch of *req*."""
+    return Call(
+        imports=_imports(leases.root(req)),
+        settings=settings(config, req.get_options()),
+        req=req,
+        handler_root=directory or req.document_root(),
+    )
+
+
+def _imports(main: Any) -> Imports:
+    """What the main request has imported; it counts as under way until its pool is cleaned up."""
+    imports: Imports | None = getattr(main, _IMPORTS, None)
+    if imports is None:
+        imports = Imports()
+        setattr(main, _IMPORTS, imports)
+        _importer.retirement.begin(imports)
+        main.register_cleanup(_importer.retirement.end, imports)
+    return imports
+
+
+def _server_settings(server: Any) -> Settings:
+    return settings(server.get_config(), server.get_options())
+
+
+def call_outside(caller: FrameType | None, req: Any = None) -> Call:
+    """The context of an import that none of our dispatches is responsible for.
+
+    An interpreter in which ``install`` runs by a PythonPath expression is in the middle of mod_python's own dispatch
+    of its first request then: the request is taken from there.
+    """
+    hlist = None
+    if req is None and caller is not None and caller.f_globals is vars(apache):
+        req, hlist = caller.f_locals.get("req"), caller.f_locals.get("hlist")
+    if req is None:
+        return Call(settings=_server_settings(apache.main_server))
+    return _call(req, req.get_config(), _directory(hlist) if hlist is not None else None)
+
+
+def _directory(hlist: Any) -> str | None:
+    """The directory that a handler was configured for; None where it was not for a directory. (item 12)"""
+    directory = hlist.directory
+    # For <Location> it is the prefix of the URL.
+    return os.path.normpath(directory) if directory and not hlist.is_location else None
+
+
+def _module(name: str, call: Call, directory: str | None) -> Any:
+    """The module of a handler: a bare name is looked for in *directory*, then by the rules of all imports."""
+    if name.startswith(("./", "../")) and directory:
+        name = os.path.normpath(os.path.join(directory, name))
+    path = [directory] if directory else []
+    found = _importer.find(name, call, None, path)
+    if found is None:
+        return __import__(name, {}, {}, ["*"])
+    return _importer.obtain(found, call, None).module
+
+
+def _split(handler: str, default: str) -> tuple[str, str]:
+    name, separator, attribute = handler.partition("::")
+    return name, attribute if separator else default
+
+
+def _set_python_path(config: Any) -> None:
+    """PythonPath is evaluated once for each of its values, as mod_python does, and by its own cache."""
+    expression = config.get("PythonPath")
+    if expression is None or expression in apache._path_cache:
+        return
+    with apache._path_cache_lock:
+        if expression not in apache._path_cache:
+            path = eval(expression, vars(apache))
+            apache._path_cache[expression] = None
+            sys.path[:] = path
+
+
+def _runner(config: Any) -> Callable[[Any, Any], Any]:
+    """How to call a handler: under pdb, where it is enabled and httpd was started with -DONE_PROCESS."""
+    if config.get("PythonEnablePdb") == "1" and apache.exists_config_define("ONE_PROCESS"):
+        return _run_in_pdb
+    return _run
+
+
+def _run(handler: Any, argument: Any) -> Any:
+    return handler(argument)
+
+
+def _run_in_pdb(handler: Any, argument: Any) -> Any:
+    import pdb
+
+    debugger = pdb.Pdb()
+    debugger.reset()
+    sys.settrace(debugger.trace_dispatch)
+    try:
+        return handler(argument)
+    finally:
+        debugger.quitting = True
+        sys.settrace(None)
+
+
+# -- the dispatchers ---------------------------------------------------------------------------------------------------
+
+
+def handler_dispatch(callback: Any, req: Any) -> int:
+    """One phase of a request: its handlers in order, until one answers with more than "go on"."""
+    config = req.get_config()
+    hlist = req.hlist
+    result: int = apache.HTTP_INTERNAL_SERVER_ERROR
+    committed = False
+    leases.enter(req)
+    try:
+        root = directory = _directory(hlist)
+        default = apache._phase_handler_names[req.phase]
+        expected = apache._status_values[default]
+        _set_python_path(config)
+        call = _call(req, config, root)
+        run = _runner(config)
+        with entered(call):
+            while hlist.handler is not None:
+                directory = _directory(hlist) or directory
+                handler = _handler(hlist, default, call, directory, req)
+                if handler is not None:
+                    result = _answer(run, handler, req)
+                    if result not in expected:
+                        break
+                elif result == apache.HTTP_INTERNAL_SERVER_ERROR:
+                    # A silent handler that is missing declines, where it is the first and only one.
+                    result = apache.DECLINED
+                hlist.next()
+        committed = True
+    except BaseException:
+        result = _reported(callback, config, req=req, phase=req.phase, hname=hlist.handler)
+    finally:
+        if not leases.leave(req, committed and _is_success(result, req)) and result in (apache.OK, apache.DONE):
+            result = apache.HTTP_INTERNAL_SERVER_ERROR
+    return result
+
+
+def _handler(hlist: Any, default: str, call: Call, directory: str | None, req: Any) -> Any:
+    """The object to call; None where a silent one does not exist."""
+    handler = hlist.handler
+    if callable(handler):  # by req.add_handler (item 15)
+        return handler
+    name, attribute = _split(handler, default)
+    module = _module(name, call, directory)
+    if "." in attribute:
+        return apache.resolve_object(module, attribute, req, silent=hlist.silent)
+    found = vars(module).get(attribute)
+    if found is None and not hlist.silent:
+        raise AttributeError(f"module {module.__file__!r} contains no {attribute!r}")
+    return found
+
+
+def _answer(run: Callable[[Any, Any], Any], handler: Any, req: Any) -> int:
+    try:
+        result = run(handler, req)
+    except apache.SERVER_RETURN as value:
+        result = _server_return(value, req)
+    if result.__class__ is not int:
+        raise AssertionError(apache._result_warning % result.__class__)
+    return int(result)
+
+
+def _server_return(value: Any, req: Any) -> Any:
+    """What SERVER_RETURN(result) or SERVER_RETURN(result, status) says."""
+    if len(value.args) == 2:
+        result, status = value.args
+        if status:
+            req.status = status
+        return result
+    return value.args[0]
+
+
+def _is_success(result: int, req: Any) -> bool:
+    """Is the transaction to be committed: OK, DONE, DECLINED, or a status below 400?"""
+    return result < 400 and (result > 0 or req.status < 400)
+
+
+def filter_dispatch(callback: Any, fltr: Any) -> int | None:
+    """One run of an input or output filter; it shares the modules and the connection of its request."""
+    req = fltr.req
+    config = req.get_config()
+    committed = False
+    leases.enter(req)
+    try:
+        _set_python_path(config)
+        directory = os.path.normpath(fltr.dir) if fltr.dir else None
+        call = _call(req, config, directory)
+        with entered(call):
+            name, attribute = _split(fltr.handler, "inputfilter" if fltr.is_input else "outputfilter")
+            module = _module(name, call, directory)
+            handler = apache.resolve_object(module, attribute, fltr, silent=0)
+            _runner(config)(handler, fltr)
+            if not fltr.closed:
+                fltr.flush()  # without a FLUSH or EOS bucket the content is never written to the network
+        committed = True
+    except apache.SERVER_RETURN as value:
+        result = _server_return(value, req)
+        if result.__class__ is not int:
+            log("err", f"{fltr.handler}: SERVER_RETURN has to be raised with an int or a tuple, not {result!r}")
+            return None
+        committed = _is_success(result, req)
+    except BaseException:
+        fltr.disable()
+        _reported(callback, config, req=req, filter=fltr, phase=fltr.name, hname=fltr.handler)
+    finally:
+        leases.leave(req, committed)
+    return int(apache.OK)
+
+
+def connection_dispatch(callback: Any, conn: Any) -> int:
+    """A connection handler: no request, no directory, the main server's configuration. (item 45)"""
+    server = conn.base_server
+    config = server.get_config()
+    handler = conn.hlist.handler
+    imports = Imports()
+    _importer.retirement.begin(imports)
+    try:
+        _set_python_path(config)
+        call = Call(imports=imports, settings=_server_settings(server))
+        with entered(call):
+            name, attribute = _split(handler, "connectionhandler")
+            module = _module(name, call, None)
+            result = _runner(config)(apache.resolve_object(module, attribute, conn, silent=0), conn)
+        if result.__class__ is not int:
+            raise AssertionError(f"ConnectionHandler {handler!r} returned invalid return code.")
+        return int(result)
+    except BaseException:
+        return _reported(callback, config, srv=server, phase="ConnectionHandler", hname=handler)
+    finally:
+        _importer.retirement.end(imports)
+
+
+def import_dispatch(callback: Any, name: str) -> None:
+    """One line of PythonImport: ``module`` or ``module::function``, which is called without arguments. (item 46)"""
+    _set_python_path(apache.main_server.get_config())
+    call = Call(settings=_server_settings(apache.main_server))
+    with entered(call):
+        module_name, function = _split(name, "")
+        module = _module(module_name, call, None)
+        if function:
+            getattr(module, function)()
+
+
+def _include_dispatch(original: Callable[..., Any]) -> Callable[..., Any]:
+    def include_dispatch(callback: Any, fltr: Any, tag: str, code: str) -> Any:
+        """Python in a server-side include: its imports are relative to the including file. (item 47)"""
+        req = fltr.req
+        if not hasattr(req, "ssi_globals"):
+            req.ssi_globals = {}
+        req.ssi_globals["__mp_info__"] = ModuleInfo(ModuleCache(req.filename))
+        req.ssi_globals["__mp_path__"] = []
+        leases.enter(req)
+        done = False
+        try:
+            with entered(_call(req, req.get_config(), None)):
+                result = original(callback, fltr, tag, code)
+            done = True
+            return result
+        finally:
+            leases.leave(req, done)
+
+    return include_dispatch
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------
+
+
+def _reported(callback: Any, config: Any, **context: Any) -> int:
+    """Report the exception under way: to the log and, with PythonDebug On, to the browser."""
+    kind, error, trace = sys.exc_info()
+    try:
+        return int(callback.ReportError(kind, error, trace, debug=config.get("PythonDebug") == "1", **context))
+    finally:
+        del trace, error
+

@@ -1,0 +1,499 @@
+"""The module importer: find, decide, load, swap.
+
+Modules are identified by file. A changed file is loaded anew beside the old instance, which keeps serving until the
+new one has been executed without an error, and for good if there is one. Then the two are swapped in one step, and the
+old instance is retired: see ``handlers.retire``. The rules are those of mod_python 3.3; README.rst lists, item by item,
+what is kept and what is better.
+"""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import linecache
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from types import CodeType, FrameType, ModuleType
+from typing import Any, cast
+
+from handlers import files, hooks
+from handlers.context import Call, Imports, Settings, current, entered
+from handlers.loads import Load, Loads, State
+from handlers.modules import Failure, ModuleCache, ModuleInfo, copy_of, new_module
+from handlers.retire import Retirement
+from mpool import interpreter_name, log, on_child_exit
+
+# A page that bears the name of one of these must not hide it from the pages beside it.
+RESERVED = frozenset({"handlers", "mod_python", "mpool"})
+
+Found = tuple[ModuleCache, "os.stat_result | None"]
+
+
+class Importer:
+    """The managed modules of one interpreter."""
+
+    def __init__(self) -> None:
+        self._caches: dict[str, ModuleCache] = {}  # by file
+        self._places: dict[tuple[str, str], ModuleCache] = {}  # (directory, name) -> where that was found before
+        self._loads = Loads()
+        self._committed: list[Load] = []  # swapped, and what they replaced not yet retired
+        self._generation = 0
+        self._frozen = False
+        self.retirement = Retirement(self.serving)
+
+    # -- what there is
+
+    def serving(self) -> list[ModuleInfo]:
+        return [cache.info for cache in list(self._caches.values()) if cache.info is not None]
+
+    def caches(self) -> list[ModuleCache]:
+        return list(self._caches.values())
+
+    def freeze(self) -> None:
+        self._frozen = True
+
+    def retire_all(self) -> None:
+        """The child ends: purge everything, the newest first. Its pools are closed after that."""
+        for info in sorted(self.serving(), key=lambda info: -info.generation):
+            hooks.purge(info.module, timeout=1.0)
+
+    # -- find
+
+    def find(self, name: str, call: Call, caller: ModuleInfo | None, path: Sequence[str]) -> Found | None:
+        """The cache of the managed module *name*, and the stat that was made to find it; None: a standard import."""
+        explicit = self._explicit(name, call, caller)
+        if explicit is not None:
+            found = self._at(explicit, call)
+            if found is None:
+                raise FileNotFoundError(errno.ENOENT, "No such module file", explicit)
+            return found
+        if name.startswith(("~", "./", "../")) or ("." in name and "/" not in name) or name in RESERVED:
+            return None
+        for directory in self._directories(call, caller, path):
+            place = self._places.get((directory, name))
+            found = self._at(place.file if place else os.path.join(directory, name + ".py"), call)
+            if found is not None:
+                self._places[(directory, name)] = found[0]
+                return found
+        return None
+
+    def _explicit(self, name: str, call: Call, caller: ModuleInfo | None) -> str | None:
+        if name.startswith("/"):
+            return os.path.normpath(name)
+        return self._relative(name, call, caller) if name.startswith(("~/", "./", "../")) else None
+
+    @staticmethod
+    def _relative(name: str, call: Call, caller: ModuleInfo | None) -> str | None:
+        """*name* with its leading ``~``, ``.`` or ``..`` resolved; None where there is nothing to resolve it against."""
+        if name == "~" or name.startswith("~/"):
+            return os.path.normpath(call.handler_root + name[1:]) if call.handler_root else None
+        if name in (".", "..") or name.startswith(("./", "../")):
+            return os.path.normpath(os.path.join(caller.directory, name)) if caller else None
+        return name
+
+    def _directories(self, call: Call, caller: ModuleInfo | None, path: Sequence[str]) -> Iterable[str]:
+        """Where a bare name is looked for, in order. (reload contract, items 8 to 11)"""
+        for directory in path:
+            resolved = self._relative(directory, call, caller)
+            if resolved:
+                yield resolved
+        if caller is not None:
+            yield caller.directory
+            for directory in getattr(caller.module, "__mp_path__", ()):
+                resolved = self._relative(directory, call, caller)
+                if resolved:
+                    yield resolved
+        for directory in call.settings.path:
+            resolved = self._relative(directory, call, caller)
+            if resolved:
+                yield resolved
+
+    def _at(self, file: str, call: Call) -> Found | None:
+        """The module of *file*, if there is such a file."""
+        cache = self._caches.get(file)
+        if cache is not None and cache.info is not None:
+            if cache.label in call.imports.infos or not self._is_due(cache, call.settings.autoreload, call):
+                return cache, None
+        found = files.look(file)
+        if call.loads:
+            call.loads[-1].watched[file] = files.signature(found) if found else None
+        if found is not None:
+            return cache or self._caches.setdefault(file, ModuleCache(file)), found
+        if cache is not None and cache.info is not None and not cache.removed:
+            if not files.is_gone(file):
+                return cache, files.look(file)
+            cache.removed = True
+            self._retire_removed()
+        return None
+
+    def _is_due(self, cache: ModuleCache, autoreload: bool, call: Call) -> bool:
+        if self._frozen or not autoreload:
+            return cache.failure is not None  # (reload contract, item 20)
+        interval = call.settings.check_interval
+        return not interval or time.monotonic() - cache.checked >= interval
+
+    # -- decide
+
+    def obtain(
+        self, found: Found, call: Call, caller: ModuleInfo | None, path: Sequence[str] = (), autoreload: bool | None = None
+    ) -> ModuleInfo:
+        """The instance of *found* for this request: the one it had before, the one that serves, or a new one."""
+        cache, stat = found
+        info = call.imports.infos.get(cache.label)
+        if info is None:
+            cache.atime = time.time()
+            cache.direct += 1
+            info = self._serving(cache, stat, call, path, call.settings.autoreload if autoreload is None else autoreload)
+            if info.generation:
+                self._pin(info, call.imports)
+        if caller is not None:
+            caller.imported(info)
+            if caller.executing and call.loads:
+                call.loads[-1].watched.update((file, signature) for _, _, file, signature in info.closure)
+        return info
+
+    @staticmethod
+    def _pin(info: ModuleInfo, imports: Imports) -> None:
+        """From now on this request sees these very instances. (reload contract, item 23)"""
+        pins = imports.infos
+        pins[info.label] = info
+        for cache, part, _, _ in info.closure:
+            pins.setdefault(cache.label, part)
+
+    def _serving(
+        self, cache: ModuleCache, stat: os.stat_result | None, call: Call, path: Sequence[str], autoreload: bool
+    ) -> ModuleInfo:
+        info, failure = cache.info, cache.failure
+        if info is not None:
+            if stat is None or not self._is_due(cache, autoreload, call):
+                return info
+            if self._is_fresh(info, stat):
+                cache.checked = time.monotonic()
+                if failure is not None and failure is cache.failure:
+                    cache.failure = None  # the change that failed has been taken back
+                return info
+            if failure is not None and not self._try_again(failure, call.settings):
+                return self._despite(cache, failure.error, call)
+            if not self._must_execute(cache, info, stat, call):
+                return cache.info or info
+        return self._load(cache, (info, failure), call, path)
+
+    @staticmethod
+    def _is_fresh(info: ModuleInfo, stat: os.stat_result) -> bool:
+        """Has nothing changed since *info* was loaded, neither its file nor what it was built on? One stat for each."""
+        if files.signature(stat) != info.signature:
+            return False
+        for cache, part, file, signature in info.closure:
+            cache.indirect += 1
+            if cache.info is not part or files.signature_of(file) != signature:
+                return False
+        return True
+
+    @staticmethod
+    def _try_again(failure: Failure, settings: Settings) -> bool:
+        return not (settings.keep_last_good or settings.debug) or failure.is_due()
+
+    def _must_execute(self, cache: ModuleCache, info: ModuleInfo, stat: os.stat_result, call: Call) -> bool:
+        """Has the file changed, or is one of the modules it imports not the one that it was built on?
+
+        Brings those up to date on the way, so only changed files and what was built on them are executed.
+        (reload contract, item 27)
+        """
+        if files.signature(stat) != info.signature:
+            return True
+        if cache.label in call.checking:
+            return False  # a cycle: whoever began it decides
+        call.checking.add(cache.label)
+        try:
+            return any(self._replaced(bound, call) for bound in list(info.bound.values()))
+        finally:
+            call.checking.discard(cache.label)
+
+    def _replaced(self, bound: ModuleInfo, call: Call) -> bool:
+        child = bound.cache
+        pinned = call.imports.infos.get(child.label)
+        if pinned is not None:
+            return pinned is not bound
+        stat = files.look(child.file)
+        if stat is None and files.is_gone(child.file):
+            child.removed = True
+            return True
+        return self._serving(child, stat, call, child.path, True) is not bound
+
+    # -- load
+
+    def _load(
+        self, cache: ModuleCache, seen: tuple[ModuleInfo | None, Failure | None], call: Call, path: Sequence[str]
+    ) -> ModuleInfo:
+        def begin() -> ModuleInfo | None:
+            # Between the decision and this lock another thread may have done it all.
+            return None if cache.info is not seen[0] or cache.failure is not seen[1] else ModuleInfo(cache)
+
+        parent = call.loads[-1] if call.loads else None
+        load, mine = self._loads.join(cache, parent, begin)
+        if load is None:
+            return self._despite(cache, cache.failure.error, call) if cache.failure else self._now(cache, call, path)
+        if mine:
+            self._carry_out(load, cache, call, path)
+            if not load.settled:
+                if parent is None:
+                    self._loads.wait(load)
+                else:
+                    parent.took.add(load)
+        elif load.state is State.EXECUTING and not load.reported:
+            load.reported = True
+            log("warning", f"Module imports an ancestor module: {cache.file!r} is part of an import cycle")
+        if load.error is not None:
+            if parent is not None:
+                parent.watched.update(load.watched)
+            return self._despite(cache, load.error, call)
+        return load.info
+
+    def _now(self, cache: ModuleCache, call: Call, path: Sequence[str]) -> ModuleInfo:
+        return cache.info or self._load(cache, (None, cache.failure), call, path)
+
+    def _carry_out(self, load: Load, cache: ModuleCache, call: Call, path: Sequence[str]) -> None:
+        """Read, compile, clone, execute; then swap, or put everything back."""
+        info, old = load.info, cache.info
+        load.old = old
+        call.loads.append(load)
+        checking, call.checking = call.checking, set()  # what the new code imports is decided anew
+        try:
+            source, stat = files.read_when_finished(cache.file) if old is None else files.read(cache.file)
+            load.watched[cache.file] = info.signature = files.signature(stat)
+            info.mtime = stat.st_mtime
+            code = compile(source, cache.file, "exec", dont_inherit=True)
+            trace(call, f"{'Importing' if old is None else 'Reimporting'} module {cache.file!r}")
+            with hooks.handing_over(old, info):
+                if old is not None:
+                    self._clone(load, old, source, call)
+                self._execute(info, code, path or cache.path)
+            error = self._loads.executed(load, self._commit)
+            if error is not None:
+                raise error
+        except BaseException as error:
+            self._fail(load, error, call)
+        finally:
+            call.checking = checking
+            call.loads.pop()
+        self._retire_replaced()
+
+    def _clone(self, load: Load, old: ModuleInfo, source: bytes, call: Call) -> None:
+        hook = hooks.clone_hook(old.module, source)
+        if hook is None:
+            return
+        trace(call, f"Cloning module {old.file!r}")
+        load.handed_over = hooks.clone(hook, old.module, load.info.module)
+        if not load.handed_over:
+            load.info.discard()  # what the hook had put there is thrown away
+
+    @staticmethod
+    def _execute(info: ModuleInfo, code: CodeType, path: Sequence[str]) -> None:
+        namespace = vars(info.module)
+        namespace["__file__"] = info.file
+        namespace["__mp_info__"] = info
+        namespace["__mp_path__"] = list(path)
+        linecache.checkcache(info.file)
+        # Where dataclasses, typing and pickle look for a module's names. (reload contract, item 2)
+        sys.modules[info.label] = info.module
+        info.executing = info.executed = True
+        try:
+            exec(code, namespace)
+        finally:
+            info.executing = False
+
+    def _commit(self, load: Load) -> None:
+        """Swap. Called under the lock of the loads: bookkeeping only."""
+        info, cache = load.info, load.info.cache
+        self._generation += 1
+        info.instance, info.generation = cache.instance + 1, self._generation
+        cache.path = vars(info.module).get("__mp_path__", [])
+        cache.ctime, cache.checked = time.time(), time.monotonic()
+        cache.failure, cache.removed = None, False
+        cache.info = info
+        self._committed.append(load)
+
+    def _retire_replaced(self) -> None:
+        """Retire what the commits since the last call have replaced; outside of any lock."""
+        while self._committed:
+            load = self._committed.pop()
+            if load.old is not None:
+                if load.handed_over:
+                    hooks.report_made_anew(load.old.module, load.info.module)
+                self.retirement.retire(load.old, handed_over=load.handed_over is True)
+                load.old = None
+        self._retire_removed()
+
+    def _retire_removed(self) -> None:
+        """Retire the modules whose files are gone, but for those that a serving module was built on."""
+        removed = [cache for cache in self.caches() if cache.removed and cache.info is not None]
+        if not removed:
+            return
+        used = {id(part) for info in self.serving() if not info.cache.removed for _, part, _, _ in info.closure}
+        for cache in removed:
+            info = cache.info
+            if info is not None and id(info) not in used and self._caches.pop(cache.file, None) is not None:
+                sys.modules.pop(cache.label, None)
+                log("warning", f"Module file {cache.file!r} has been removed, the module is retired")
+                self.retirement.retire(info, handed_over=False)
+
+    # -- when a load fails
+
+    def _fail(self, load: Load, error: BaseException, call: Call) -> None:
+        """Put everything back: the old instances go on serving, and are told so."""
+        failing = self._loads.failing(load)
+        for each in failing:
+            if each.old is not None and each.handed_over is not None:
+                hooks.roll_back(each.old.module, each.info.module)
+        self._loads.failed(failing, error, self._abandon)
+        for each in failing:
+            failure = each.info.cache.failure
+            if each.old is not None and failure is not None and failure.failures == 1 and call.settings.serve_last_good:
+                log("err", f"Reloading module {each.info.file!r} failed, instance {each.old.instance} "
+                           f"goes on serving: {hooks.summary(error)}")  # fmt: skip
+            if each.info.executed:
+                self.retirement.retire(each.info, handed_over=True)  # for what the new code has opened
+
+    @staticmethod
+    def _abandon(load: Load) -> None:
+        """Called under the lock of the loads: bookkeeping only."""
+        info, cache = load.info, load.info.cache
+        if cache.info is not None:
+            sys.modules[cache.label] = cache.info.module
+        else:
+            sys.modules.pop(cache.label, None)
+        if not isinstance(load.error, files.Unfinished):
+            cache.failure = Failure.after(cache.failure, load.error, dict(load.watched))
+
+    @staticmethod
+    def _despite(cache: ModuleCache, error: BaseException, call: Call) -> ModuleInfo:
+        """The last good instance, where there is one and it is to serve; the error otherwise."""
+        if cache.info is not None and (call.settings.serve_last_good or isinstance(error, files.Unfinished)):
+            return cache.info
+        raise copy_of(error)
+
+
+def trace(call: Call, message: str) -> None:
+    """What is imported, where logging is on. (reload contract, item 21)"""
+    if call.settings.debug if call.log is None else call.log:
+        log("notice", message, source="mod_python")
+
+
+# -- the importer of this interpreter ----------------------------------------------------------------------------------
+
+_importer = Importer()
+_plain_import = builtins.__import__
+
+
+def the_importer() -> Importer:
+    return _importer
+
+
+def import_module(
+    name: str, autoreload: bool | None = None, log: bool | None = None, path: Sequence[str] | None = None
+) -> ModuleType:
+    """The module *name*, reloaded if it has changed. (mod_python manual, section "import_module")
+
+    *name* is a bare name (looked for in *path*, beside the importing module, in its ``__mp_path__`` and in
+    ``PythonOption mod_python.importer.path``, then imported by Python), or a path with its extension: absolute, from
+    the handler root (``~/``) or relative to the importing module (``./``, ``../``). Within a request every import of a
+    file gives the same module. *autoreload* and *log* default to PythonAutoReload and PythonDebug.
+
+    Raises ModuleNotFoundError for a name, FileNotFoundError for a path that is not there, and whatever the module's
+    own code raises, where no earlier instance of it can serve.
+    """
+    caller = sys._getframe(1)  # the direct caller and no further: a wrapper is the importing module then
+    info = caller.f_globals.get("__mp_info__")
+    call = current()
+    if call is None:
+        call = outside_of_requests(caller)
+    if info.__class__ is not ModuleInfo:
+        info = call.loads[-1].info if call.loads else None
+    if log is not None:
+        call = replace(call, log=log)
+    with entered(call):
+        found = _importer.find(name, call, info, path or ())
+        if found is None:
+            return cast(ModuleType, _plain_import(name, {}, {}, ["*"]))
+        return _importer.obtain(found, call, info, path or (), autoreload).module
+
+
+def page_module(req: Any, filename: str) -> ModuleType:
+    """The module of the page *filename* for this request; FileNotFoundError where there is no such file."""
+    call = current()
+    if call is None or call.req is not req:
+        call = outside_of_requests(None, req)
+    with entered(call):
+        found = _importer.find(os.path.abspath(filename), call, None, ())
+        assert found is not None  # an absolute path is found or raises
+        return _importer.obtain(found, call, None).module
+
+
+def statement(
+    name: str,
+    globals: Mapping[str, Any] | None = None,
+    locals: Mapping[str, Any] | None = None,
+    fromlist: Sequence[str] | None = (),
+    level: int = 0,
+) -> ModuleType:
+    """What ``import`` statements call after ``install()``: in a managed module a bare name is looked for beside it.
+
+    The importing module is known by the globals that the statement passes, and by nothing else. C code that imports
+    passes an empty list, and means Python's own modules. (reload contract, item 44)
+    """
+    if globals is not None and not level and "." not in name and fromlist != []:
+        info = globals.get("__mp_info__")
+        if info.__class__ is ModuleInfo:
+            module = _beside(name, cast(ModuleInfo, info))
+            if module is not None:
+                return module
+    return cast(ModuleType, _plain_import(name, globals, locals, fromlist, level))
+
+
+def _beside(name: str, info: ModuleInfo) -> ModuleType | None:
+    call = current()
+    if call is None:
+        call = outside_of_requests(None)
+    key = (info.directory, name)
+    if key in call.imports.outside and not info.executing:
+        return None
+    with entered(call):
+        found = _importer.find(name, call, info, ())
+        if found is None:
+            call.imports.outside.add(key)
+            return None
+        return _importer.obtain(found, call, info).module
+
+
+def outside_of_requests(caller: FrameType | None, req: Any = None) -> Call:
+    """For an import that no dispatch of ours is responsible for: a thread's, PythonImport's, a cleanup's.
+
+    What it imports is remembered for this one import only. (reload contract, items 25 and 43)
+    """
+    return _outside(caller, req)
+
+
+_outside: Callable[[FrameType | None, Any], Call] = lambda caller, req: Call()  # noqa: E731
+
+
+def freeze_modules() -> None:
+    """No module of this interpreter is checked or reloaded any more, until the child ends."""
+    _importer.freeze()
+
+
+def install() -> None:
+    """Switch the importer on for the interpreter that this is called in; a second call changes nothing.
+
+    ``PythonImport handlers.importer::install NAME``, as the last line but the one that imports psycopg2.
+    """
+    global _outside
+    from handlers import dispatch
+
+    if dispatch.install(_importer):
+        _outside = dispatch.call_outside
+        builtins.__import__ = statement
+        on_child_exit(_importer.retire_all)
+        log("info", f"the importer is installed in interpreter {interpreter_name()!r}")

@@ -1,0 +1,184 @@
+"""What becomes of an instance that another one has replaced, or whose file is gone.
+
+First the drain: every request that was under way at the retirement may still run the old code, and so may a module
+that was built on it and goes on serving. Only when the last of them has ended is the old instance purged, where it has
+not handed over, and what it left behind let go: the importer's references are dropped, the old namespace's names for
+connections, cursors and pools removed, and one garbage collection run, in the housekeeper's thread. Whatever other
+code still holds stays open and is named in the log.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import sys
+import threading
+import typing
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from types import CellType, FrameType, FunctionType, MethodType
+from typing import Any
+
+from handlers import hooks
+from handlers.context import Imports
+from handlers.modules import ModuleInfo
+from mpool import describe, is_connection, is_cursor, is_pool, is_registered, log, run_soon
+
+PURGE_TIMEOUT = 5.0  # seconds for one __mp_purge__
+
+_CONTAINERS = (dict, list, tuple, set, frozenset, deque, FunctionType, MethodType, CellType, functools.partial)
+_WRAPPERS = (staticmethod, classmethod, property)
+
+
+@dataclass(eq=False)
+class Retired:
+    """An instance that serves no new request."""
+
+    info: ModuleInfo
+    handed_over: bool
+    waiting: set[Imports] = field(default_factory=set)  # requests that began before the retirement
+
+
+class Retirement:
+    """The retired instances of this interpreter, until they have drained."""
+
+    def __init__(self, serving: Callable[[], Iterable[ModuleInfo]], soon: Callable[[Callable[[], None]], None] = run_soon):
+        self._serving = serving
+        self._soon = soon
+        self._active: dict[Imports, None] = {}
+        self._lock = threading.Lock()  # guards _retired and each waiting set; held for bookkeeping only
+        self._retired: list[Retired] = []
+
+    def begin(self, imports: Imports) -> None:
+        """A main request begins."""
+        self._active[imports] = None  # one dict operation: no lock on the path of every request
+
+    def end(self, imports: Imports) -> None:
+        """A main request has ended."""
+        self._active.pop(imports, None)
+        if self._retired:
+            with self._lock:
+                awaited = [retired for retired in self._retired if imports in retired.waiting]
+                for retired in awaited:
+                    retired.waiting.discard(imports)
+            if awaited:
+                self._soon(self.step)
+
+    def retire(self, info: ModuleInfo, *, handed_over: bool) -> None:
+        """*info* serves no new request: purge it (unless it *handed over*) and let go of it when it has drained."""
+        with self._lock:
+            # A request that ends between the copy and the append is not missed: it is not in _active any more, or its
+            # end() waits for this lock.
+            retired = Retired(info, handed_over)
+            self._retired.append(retired)
+            retired.waiting.update(list(self._active))
+        self._soon(self.step)
+
+    def step(self) -> None:
+        """Purge and let go of what has drained. Runs in the housekeeper's thread."""
+        serving = list(self._serving())
+        with self._lock:
+            # An instance lives on in what was built on it, too: in a module whose own reload has failed, say.
+            users = [*serving, *(retired.info for retired in self._retired if retired.waiting)]
+            used = {id(part) for info in users for _, part, _, _ in info.closure}
+            drained = [r for r in self._retired if not r.waiting and id(r.info) not in used]
+            self._retired = [r for r in self._retired if r.waiting or id(r.info) in used]
+        drained.sort(key=lambda retired: -retired.info.generation)  # what was built on others goes before them
+        for retired in drained:
+            if not retired.handed_over:
+                hooks.purge(retired.info.module, PURGE_TIMEOUT)
+        let_go([retired.info for retired in drained], serving)
+
+    @property
+    def pending(self) -> list[ModuleInfo]:
+        """The retired instances that have not drained yet."""
+        with self._lock:
+            return [retired.info for retired in self._retired]
+
+
+def let_go(infos: list[ModuleInfo], serving: Iterable[ModuleInfo] = ()) -> None:
+    """Drop the last references to these instances; log which connections and pools were closed by it, and which not.
+
+    What the *serving* instances hold too was handed over, and is neither touched nor named.
+    """
+    if not infos:
+        return
+    carried = {id(value) for info in serving for value in vars(info.module).values()}
+    left: list[tuple[str, list[tuple[str, weakref.ref[Any]]]]] = []
+    for info in infos:
+        found = [
+            (f"{path}, {describe(value)}", weakref.ref(value))
+            for path, value in resources(vars(info.module), info.label)
+            if id(value) not in carried
+        ]
+        if found:
+            left.append((f"instance {info.instance} of {info.file!r}" if info.instance else f"a failed load of {info.file!r}", found))
+        if not _is_running(vars(info.module)):
+            _forget(vars(info.module))
+        info.discard()
+        info.bound.clear()
+    del infos
+    gc.collect()
+    if left:
+        if any(reference() is not None for _, found in left for _, reference in found):
+            # typing keeps the arguments of Optional[...] and its like, and by them whole modules, in caches.
+            for clear in getattr(typing, "_cleanups", ()):
+                clear()
+            gc.collect()
+    for instance, found in left:
+        closed = [text for text, reference in found if reference() is None]
+        open_ = [text for text, reference in found if reference() is not None]
+        if closed:
+            log("notice", f"{instance} left behind and is rid of: {'; '.join(closed)}")
+        if open_:
+            log("warning", f"{instance} left behind, and other code still holds: {'; '.join(open_)}")
+
+
+def resources(namespace: dict[str, Any], label: str, limit: int = 100_000) -> list[tuple[str, Any]]:
+    """The connections, cursors and pools in *namespace*: (where, object), wherever code of module *label* put them.
+
+    Looks into containers, functions and the module's own classes and their instances; not into other modules' objects.
+    """
+    found: dict[int, tuple[str, Any]] = {}
+    seen: set[int] = {id(namespace)}
+    todo: deque[tuple[str, Any]] = deque((name, value) for name, value in list(namespace.items()))
+    while todo and limit:
+        limit -= 1
+        where, value = todo.popleft()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if is_connection(value) or is_cursor(value) or is_pool(value):
+            if not is_registered(value):
+                found[id(value)] = (where, value)
+        elif _is_the_modules(value, label):
+            todo.extend((where, part) for part in gc.get_referents(value))
+    return list(found.values())
+
+
+def _is_the_modules(value: Any, label: str) -> bool:
+    kind = type(value)
+    if kind is FunctionType:
+        return bool(value.__module__ == label)
+    if isinstance(value, type):
+        return value.__dict__.get("__module__") == label
+    return kind in _CONTAINERS or kind in _WRAPPERS or kind.__dict__.get("__module__") == label
+
+
+def _is_running(namespace: dict[str, Any]) -> bool:
+    """Does a frame of any thread run with *namespace* as its globals?"""
+    for frame in sys._current_frames().values():
+        below: FrameType | None = frame
+        while below is not None:
+            if below.f_globals is namespace:
+                return True
+            below = below.f_back
+    return False
+
+
+def _forget(namespace: dict[str, Any]) -> None:
+    for name, value in list(namespace.items()):
+        if is_connection(value) or is_cursor(value) or is_pool(value):
+            del namespace[name]
