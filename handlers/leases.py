@@ -1,0 +1,190 @@
+"""One leased connection per main request, inside one transaction.
+
+The state hangs on the main request object itself: subrequests and internal redirects reach it by following
+`main` and `prev`, and nothing is keyed on a thread, because mod_python's thread states travel between threads
+(reload contract, item 2.10). Whoever runs a handler brackets it with `enter` and `leave`; the connection goes back when
+the outermost bracket ends, and not in the request's cleanup, which under the event MPM waits for the client to read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from mpool import get_connection, log, release
+
+#: The attribute of the main request that holds its `RequestLeases`.
+ATTRIBUTE = "mpool_leases"
+
+_told_of_fallback = False
+
+
+class RequestLeases:
+    """What one main request holds: how deep its dispatches nest, and its connections by pool name."""
+
+    __slots__ = ("connections", "depth", "unsettled")
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.connections: dict[str, Any] = {}
+        self.unsettled = False  # a lease was handed out since the last commit or rollback
+
+    def __repr__(self) -> str:
+        return f"<RequestLeases depth={self.depth} pools={sorted(self.connections)}>"
+
+
+def root(req: Any) -> Any:
+    """The main request that *req* belongs to: itself, or what its subrequests and redirects came from."""
+    while True:
+        parent = req.main or req.prev
+        if parent is None:
+            return req
+        req = parent
+
+
+def connection(req: Any, name: str = "default") -> Any:
+    """The connection of pool *name* that this request has leased, leasing it now if it has none yet.
+
+    Subrequests and internal redirects get the same one. It is inside one transaction, which is committed when the
+    outermost handler ends well and rolled back when it does not; the caller neither closes nor returns it.
+    Raises `mpool.PoolTimeout` or `mpool.TooManyRequests` when there is none to be had.
+    """
+    main = root(req)
+    leases: RequestLeases | None = getattr(main, ATTRIBUTE, None)
+    if leases is None:
+        leases = RequestLeases()
+        setattr(main, ATTRIBUTE, leases)
+    leased = leases.connections.get(name)
+    if leased is None:
+        leased = get_connection(name, req=main)
+        leases.connections[name] = leased
+        if leases.depth == 0 and len(leases.connections) == 1:
+            _end_with_request(main)
+    leases.unsettled = True
+    return leased
+
+
+def enter(req: Any) -> None:
+    """A dispatch (a phase's handlers, a filter) begins: leases taken from now on last at least until its `leave`."""
+    main = root(req)
+    leases = getattr(main, ATTRIBUTE, None)
+    if leases is None:
+        leases = RequestLeases()
+        setattr(main, ATTRIBUTE, leases)
+    leases.depth += 1
+
+
+def leave(req: Any, commit: bool) -> bool:
+    """A dispatch ends. The outermost one ends the transaction and gives the connections back.
+
+    False where a commit failed and the answer can still be a 500. The log has the reason at ERR, which is all that
+    can be done once a part of the answer has been sent: nothing is appended to it.
+    Never raises: the caller is already on its way out, often with an exception of its own.
+    """
+    leases: RequestLeases = getattr(root(req), ATTRIBUTE)
+    leases.depth -= 1
+    if leases.depth > 0 or not leases.connections:
+        return True
+    try:
+        _end_transactions(leases, commit)
+    except Exception as error:
+        log("err", f"the transaction of {_uri(req)} could not be {'committed' if commit else 'rolled back'}: {error}")
+        return not commit or has_sent(req)
+    finally:
+        _give_back(leases)
+    return True
+
+
+def settle(req: Any, commit: bool) -> None:
+    """End the transaction now, before the answer goes out; the lease stays until the outermost `leave`.
+
+    Raises the driver's error where a commit fails: nothing of that transaction is stored then.
+    """
+    leases: RequestLeases | None = getattr(root(req), ATTRIBUTE, None)
+    if leases is not None and leases.unsettled:
+        _end_transactions(leases, commit)
+
+
+def give_back(req: Any) -> None:
+    """Return the connections before the dispatch ends; a later `connection()` leases anew.
+
+    For an answer whose last row has been read and whose client may still be slow to take it.
+    """
+    leases: RequestLeases | None = getattr(root(req), ATTRIBUTE, None)
+    if leases is not None and leases.depth <= 1:
+        _give_back(leases)
+
+
+@contextlib.contextmanager
+def dispatched(req: Any) -> Iterator[None]:
+    """`enter` and `leave` around a block; an exception rolls back."""
+    enter(req)
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        leave(req, done)
+
+
+def _end_transactions(leases: RequestLeases, commit: bool) -> None:
+    """Commit or roll back every leased connection; after a failed commit the rest is rolled back, then it is raised."""
+    leases.unsettled = False
+    failure: Exception | None = None
+    for leased in leases.connections.values():
+        try:
+            if commit and failure is None:
+                leased.commit()
+            elif not leased.closed:
+                leased.rollback()
+        except Exception as error:
+            failure = failure or error
+    if failure is not None and commit:
+        raise failure
+
+
+def _give_back(leases: RequestLeases) -> None:
+    """Release every connection; the pool itself rolls back and checks what comes back."""
+    connections, leases.connections = leases.connections, {}
+    leases.unsettled = False
+    for name, leased in connections.items():
+        try:
+            release(leased)
+        except Exception as error:
+            log("err", f"a connection of pool {name!r} could not be returned: {error}")
+
+
+def _end_with_request(main: Any) -> None:
+    """No dispatch of ours is running: the importer is not installed here, so the request's own cleanup must do."""
+    global _told_of_fallback
+    main.register_cleanup(_at_request_end, main)
+    if not _told_of_fallback:
+        _told_of_fallback = True
+        log(
+            "warning",
+            "connection(req) is used where handlers.importer::install has not run: the connection goes back only when "
+            "the client has read the whole answer. Add a PythonImport line for this interpreter.",
+        )
+
+
+def _at_request_end(main: Any) -> None:
+    leases: RequestLeases = getattr(main, ATTRIBUTE)
+    try:
+        _end_transactions(leases, commit=main.status < 400)
+    except Exception as error:
+        log("err", f"the transaction of {_uri(main)} could not be committed: {error}")
+    finally:
+        _give_back(leases)
+
+
+def has_sent(req: Any) -> bool:
+    """Has any part of the answer left for the client?"""
+    return bool(req._bytes_queued or req.bytes_sent)
+
+
+def _uri(req: Any) -> str:
+    try:
+        return f"{req.method} {req.uri}"
+    except UnicodeDecodeError:  # mod_python decodes at each access, and clients send what they like
+        return "a request"

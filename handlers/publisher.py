@@ -1,0 +1,115 @@
+"""The publisher: `PythonHandler handlers.publisher` makes the functions of a directory's modules its pages.
+
+The same URLs and functions as mod_python.publisher, and the differences that make them safe; README.rst has the table.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from types import ModuleType
+from typing import Any
+
+from handlers import leases, traversal
+from handlers.access import admit
+from handlers.errors import HttpError
+from handlers.forms import Form, Upload, read_form
+from handlers.importer import page_module
+from handlers.results import Response, not_modified
+from handlers.serving import is_debug, log_error, path_of, redirect, serve
+from handlers.traversal import Refused, Target, publish
+
+__all__ = ["Form", "HttpError", "Response", "Upload", "handler", "not_modified", "publish", "redirect"]
+
+
+def handler(req: Any) -> int:
+    """The mod_python handler."""
+    return serve(req, lambda: _respond(req))
+
+
+def _respond(req: Any) -> Any:
+    """The result of the function that the request's path leads to."""
+    module, path = locate(req)
+    try:
+        target = traversal.resolve(module, path)
+    except Refused as refused:
+        # What is private and what does not exist look the same, but to a developer.
+        raise HttpError(403 if refused.exists and is_debug(req) else 404, reason=str(refused)) from None
+    if target.is_handler:
+        assert target.cls is not None
+        return target.cls.respond(req, traversal.all_values(target, module, []))  # type: ignore[attr-defined]
+    return _call(req, module, target)
+
+
+def _call(req: Any, module: ModuleType, target: Target) -> Any:
+    # Before the body is read, and before any code of the page but its access rules runs.
+    admit(req, traversal.all_values(target, module, target.levels))
+    if req.method not in target.methods:
+        req.allow_methods(list(target.methods), 1)
+        raise HttpError(405, headers={"Allow": ", ".join(target.methods)})
+    form = req.form = read_form(req)
+    groups = form.grouped()
+    connection = functools.partial(leases.connection, req)
+    call = target.call
+    if target.cls is not None:
+        args, kwargs = target.constructor.bind(groups, req, connection) if target.constructor else ([], {})
+        instance = target.cls(*args, **kwargs)
+        admit(req, traversal.all_values(target, module, [*target.levels[:-1], instance]))
+        call = target.bound_to(instance)
+    assert target.plan is not None
+    args, kwargs = target.plan.bind(groups, req, connection)
+    return call(*args, **kwargs)
+
+
+@functools.lru_cache(maxsize=64)
+def _suffixes(of_handler: str, extension: str | None) -> re.Pattern[str]:
+    """What is cut from a file's name: `.py`, the extensions of AddHandler, and the one that was asked for."""
+    names = ["py", *of_handler.split()]
+    if extension:
+        names.append(extension[1:])
+    return re.compile("(?:" + "|".join(re.escape("." + name) for name in names) + ")$")
+
+
+def locate(req: Any) -> tuple[ModuleType, str]:
+    """The page module that the request is for, and the path of names inside it, joined by dots.
+
+    As mod_python's publisher finds them: `/directory/name` is `name.py`, or else the name `name` in `index.py`;
+    a directory is its `index.py`; what follows in the URL are names; none is `index`. HttpError 404 where there is
+    no such module.
+    """
+    try:
+        filename, path_info, extension = req.filename, req.path_info or "", req.extension
+        suffixes = _suffixes(req.get_addhandler_exts(), extension)
+    except UnicodeDecodeError:
+        raise HttpError(404, reason="the path is not UTF-8") from None
+    directory, _, name = filename.rpartition("/")
+    name = suffixes.sub("", name or "index")
+    inside = path_info[1:].removesuffix("/").replace("/", ".")
+    module = _page(req, directory, name)
+    if module is None:
+        inside = f"{name}.{inside}" if inside else name
+        module = _page(req, directory, "index")
+        if module is None:
+            raise HttpError(404, reason="there is no such page")
+    return module, inside or "index"
+
+
+def _page(req: Any, directory: str, name: str) -> ModuleType | None:
+    """The module `name.py` of *directory*; None where there is no such file. Its load error is raised."""
+    filename = os.path.normpath(f"{directory}/{name}.py")
+    if "\0" in filename:
+        return None
+    try:
+        module = page_module(req, filename)
+    except FileNotFoundError:
+        if os.path.exists(filename):
+            raise  # it is the page's own code that misses a file
+        return None
+    except OSError as error:
+        if error.filename == filename:
+            log_error(req, f"{path_of(req)}: {error}", "info")
+            return None  # a name too long, or not a directory
+        raise
+    req.filename = filename
+    return module

@@ -1,0 +1,344 @@
+"""From a path to the object that it publishes.
+
+Published are functions and classes that the page's own module defines, instances of its own classes, and what its
+author marks with `publish`. Names are looked up in dictionaries, never by getattr: no property, and no `__getattr__`,
+runs for a URL. What is refused and what does not exist look the same from outside.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import types
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from handlers.access import NO_PROTECTION, Protection, follow, level_values, protection
+from handlers.arguments import Plan, make_plan
+from handlers.definitions import NAMES, CodeKey, Facts, facts_of_globals
+from handlers.errors import Undecidable
+from handlers.methods import Handler
+from mpool import is_connection, is_cursor, is_pool
+
+PAGE_METHODS = ("GET", "HEAD", "POST")
+
+_MISSING = object()
+_MARK = "__mp_publish__"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What `publish` notes of an object: who marked it, and how it may be called."""
+
+    module: str
+    methods: tuple[str, ...] = PAGE_METHODS
+
+
+class Published:
+    """An object that a page publishes though it does not define it: behaves as the object when it is called."""
+
+    def __init__(self, target: Any, mark: Mark) -> None:
+        self.__wrapped__ = target
+        setattr(self, _MARK, mark)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__wrapped__(*args, **kwargs)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
+
+    def __repr__(self) -> str:
+        return f"<published {self.__wrapped__!r}>"
+
+
+def publish(target: Any = None, *, methods: Iterable[str] | None = None) -> Any:
+    """Mark *target* as published by the module that calls this: `@publish`, or `page = publish(imported)`.
+
+    A function that is marked gets `conn` even if it does not take `req`. *methods* are the HTTP methods it answers,
+    GET, HEAD and POST if not given.
+    """
+    caller = sys._getframe(1).f_globals
+    allowed = PAGE_METHODS if methods is None else tuple(dict.fromkeys(method.upper() for method in methods))
+    if "GET" in allowed and "HEAD" not in allowed:
+        allowed += ("HEAD",)
+    mark = Mark(caller.get("__name__", ""), allowed)
+
+    def wrap(target: Any) -> Any:
+        if isinstance(target, types.FunctionType) and target.__globals__ is caller:
+            setattr(target, _MARK, mark)
+            return target
+        return Published(target, mark)
+
+    return wrap if target is None else wrap(target)
+
+
+class Refused(Exception):
+    """The path leads to nothing that is published; the text says why, for the log."""
+
+    def __init__(self, reason: str, *, exists: bool = True) -> None:
+        super().__init__(reason)
+        self.exists = exists
+
+
+@dataclass
+class Target:
+    """What a path leads to, and how to call it."""
+
+    steps: list[tuple[Any, str, Any]]  # (holder, name, what was found there): still true, or it is resolved anew
+    levels: list[Any]  # the instances and classes on the way, whose __auth__ counts
+    call: Any = None  # what is called; with `cls` a function of its fresh instance
+    cls: type | None = None  # a class of which each request gets an instance
+    attribute: str | None = None  # the method of that instance; None: the instance itself
+    plan: Plan | None = None
+    constructor: Plan | None = None
+    protection: Protection = NO_PROTECTION
+    methods: tuple[str, ...] = PAGE_METHODS
+    is_handler: bool = False
+    required: set[CodeKey] = field(default_factory=set)
+
+    def bound_to(self, instance: Any) -> Any:
+        """The method, or `__call__`, of a fresh instance."""
+        found = self.steps[-1][2] if self.attribute is not None else self.call
+        return found.__get__(instance, type(instance)) if hasattr(found, "__get__") else found
+
+    def is_current(self) -> bool:
+        """Do the names on the way still stand for the same objects?"""
+        return all(_lookup(holder, name)[0] is found for holder, name, found in self.steps)
+
+
+_targets: WeakKeyDictionary[types.ModuleType, dict[str, Target]] = WeakKeyDictionary()
+
+#: Paths kept per module: `a/b/a/b` may go round in a circle for ever.
+_MAX_TARGETS = 500
+
+
+def resolve(module: types.ModuleType, path: str) -> Target:
+    """The target of *path* (names joined by dots) in *module*: decided once, and checked to be still true.
+
+    Refused where there is nothing published; Undecidable where it cannot be told who may call it.
+    """
+    targets = _targets.get(module)
+    if targets is None:
+        targets = _targets.setdefault(module, {})
+    target = targets.get(path)
+    if target is None or not target.is_current():
+        target = _resolve(module, path.split("."))
+        if len(targets) >= _MAX_TARGETS:
+            targets.clear()
+        targets[path] = target
+    return target
+
+
+def _resolve(module: types.ModuleType, names: list[str]) -> Target:
+    for name in names:
+        if not name or name.startswith("_"):
+            raise Refused(f"{name!r} is no public name", exists=bool(name))
+    facts = facts_of_globals(module.__dict__)
+    if facts is None:
+        raise Undecidable(f"the source of {module.__dict__.get('__file__', module.__name__)} cannot be read")
+    listed = module.__dict__.get("__all__", _MISSING)
+    if listed is not _MISSING and names[0] not in listed:
+        raise Refused(f"{names[0]!r} is not in __all__", exists=names[0] in module.__dict__)
+    target = Target(steps=[], levels=[])
+    current, _ = _lookup(module, names[0])
+    if current is _MISSING:
+        raise Refused(f"there is no {names[0]!r}", exists=False)
+    target.steps.append((module, names[0], current))
+    target.required |= facts.required(names[0])
+    _check_class_guard(facts, names[0], current)
+    current = _published(module, current, target, names[0])
+    for name in names[1:]:
+        current = _step(module, facts, target, current, name)
+    _finish(module, facts, target, current, names[-1])
+    return target
+
+
+def _lookup(holder: Any, name: str) -> tuple[Any, type | None]:
+    """What *name* stands for in *holder*, and the class that defines it; no code of the page is run."""
+    if isinstance(holder, types.ModuleType):
+        return holder.__dict__.get(name, _MISSING), None
+    if not isinstance(holder, type):
+        try:
+            attributes = object.__getattribute__(holder, "__dict__")
+        except (AttributeError, TypeError):
+            attributes = {}
+        if name in attributes:
+            return attributes[name], None
+        holder = type(holder)
+    for cls in holder.__mro__:
+        if name in cls.__dict__:
+            return cls.__dict__[name], cls
+    return _MISSING, None
+
+
+def _published(module: types.ModuleType, found: Any, target: Target, name: str) -> Any:
+    """*found* if the page's own module defines it or marked it; else Refused."""
+    mark = _mark(found)
+    if mark is not None and mark.module == module.__name__:
+        target.methods = mark.methods
+        if isinstance(found, Published):
+            inner = found.__wrapped__
+            return inner if isinstance(inner, (type, types.FunctionType)) or not callable(inner) else found
+        return found
+    if isinstance(found, type):
+        if found.__module__ == module.__name__:
+            return found
+    elif is_function_like(found):
+        if is_own(module, found):
+            return found
+    elif type(found).__module__ == module.__name__ and not (is_connection(found) or is_pool(found) or is_cursor(found)):
+        return found
+    raise Refused(f"{name!r} is not defined in this module")
+
+
+def _mark(found: Any) -> Mark | None:
+    if isinstance(found, (types.FunctionType, Published)):
+        mark = found.__dict__.get(_MARK)
+        return mark if isinstance(mark, Mark) else None
+    return None
+
+
+_FUNCTION_LIKE = (
+    types.FunctionType,
+    types.MethodType,
+    types.BuiltinFunctionType,
+    functools.partial,
+    staticmethod,
+    classmethod,
+    type(functools.lru_cache(lambda: None)),
+)
+
+
+def is_function_like(found: Any) -> bool:
+    """Functions, and what decorators and caches of the standard library make of them."""
+    return isinstance(found, _FUNCTION_LIKE)
+
+
+def is_own(module: types.ModuleType, found: Any) -> bool:
+    """Does *found* lead to a function that was defined in *module*?"""
+    return any(function.__globals__ is module.__dict__ for function in follow(found)[0])
+
+
+def _check_class_guard(facts: Facts, name: str, found: Any) -> None:
+    """A class decorator must not have lost the `__auth__` that the class body defines."""
+    if name in facts.guarded_classes:
+        cls = found if isinstance(found, type) else type(found)
+        if not any(guard in base.__dict__ for base in cls.__mro__ for guard in NAMES[:2]):
+            raise Undecidable(f"the class {name} defines who may call it, and what stands under its name does not")
+
+
+def _step(module: types.ModuleType, facts: Facts, target: Target, holder: Any, name: str) -> Any:
+    """From an instance or a class of the page to what *name* stands for in it."""
+    if is_function_like(holder) or isinstance(holder, Published) or target.attribute is not None:
+        raise Refused(f"{name!r} is an attribute of a function")
+    target.levels.append(holder)
+    found, owner = _lookup(holder, name)
+    if found is _MISSING:
+        raise Refused(f"there is no {name!r}", exists=False)
+    target.steps.append((holder, name, found))
+    if owner is not None:
+        target.required |= facts.required(f"{owner.__qualname__}.{name}")
+        _check_class_guard(facts, f"{owner.__qualname__}.{name}", found)
+    found = _published(module, found, target, name)
+    if isinstance(holder, type):
+        if not is_function_like(found) or not _may_be_made(holder):
+            raise Refused(f"{name!r} is not a method of {holder.__name__}")
+        target.cls, target.attribute = holder, name
+        return found
+    if owner is not None and is_function_like(found):
+        return found.__get__(holder, type(holder)) if hasattr(found, "__get__") else found
+    return found
+
+
+def _may_be_made(cls: type) -> bool:
+    """May a URL make an instance? Not of what only counts, names or reports: enumerations, errors, tuples."""
+    return not issubclass(cls, (BaseException, tuple, int, str, bytes, type)) and not hasattr(cls, "__members__")
+
+
+def _finish(module: types.ModuleType, facts: Facts, target: Target, found: Any, name: str) -> None:
+    """Decide how *found* is called, and who may call it."""
+    if isinstance(found, type):
+        _finish_class(module, target, found, name)
+    elif target.cls is not None:
+        plain = found.__func__ if isinstance(found, (staticmethod, classmethod)) else found
+        target.call = plain
+        target.constructor = _plan(target.cls)
+        target.plan = make_plan(_signature_source(plain), drop_first=not isinstance(found, staticmethod))
+    elif is_function_like(found) or isinstance(found, Published):
+        target.call = found
+        target.plan = _plan(_signature_source(found))
+    else:
+        _finish_instance(module, facts, target, found, name)
+    if target.plan is not None and target.plan.wants_conn and not target.plan.takes_req and not _is_marked(target):
+        raise Refused(f"{name!r} needs a connection and takes no request: it is a helper")
+    if not target.is_handler:
+        target.protection = protection(target.call, target.required)
+
+
+def _finish_class(module: types.ModuleType, target: Target, cls: type, name: str) -> None:
+    target.levels.append(cls)
+    target.cls = cls
+    if issubclass(cls, Handler):
+        target.is_handler = True
+        return
+    call, owner = _lookup(cls, "__call__")
+    target.constructor = _plan(cls) if owner is not type else None
+    made_for_requests = target.constructor is not None and target.constructor.takes_req
+    if not (made_for_requests or _mark_of_class(target)) or not _may_be_made(cls):
+        raise Refused(f"the class {name!r} is not made for requests: its constructor takes no req")
+    if call is _MISSING or not is_own(module, call):
+        raise Refused(f"instances of {name!r} cannot be called")
+    target.call = call
+    target.plan = make_plan(call, drop_first=True)
+
+
+def _finish_instance(module: types.ModuleType, facts: Facts, target: Target, found: Any, name: str) -> None:
+    call, owner = _lookup(type(found), "__call__")
+    if call is _MISSING or owner is None or not is_own(module, call):
+        raise Refused(f"{name!r} is data")
+    target.levels.append(found)
+    target.required |= facts.required(f"{owner.__qualname__}.__call__")
+    target.call = types.MethodType(call, found) if isinstance(call, types.FunctionType) else call.__get__(found)
+    target.plan = make_plan(target.call)
+
+
+def _mark_of_class(target: Target) -> bool:
+    return isinstance(target.steps[-1][2], Published)
+
+
+def _is_marked(target: Target) -> bool:
+    return any(_mark(found) is not None for _, _, found in target.steps)
+
+
+def _plan(call: Callable[..., Any]) -> Plan:
+    try:
+        return make_plan(call)
+    except (TypeError, ValueError) as error:
+        raise Refused(f"it has no signature: {error}") from None
+
+
+def _signature_source(found: Any) -> Any:
+    """The function whose arguments count: behind a wrapper that takes anything and does not say what it wraps."""
+    if isinstance(found, types.FunctionType) and "__wrapped__" not in found.__dict__:
+        kinds = {parameter.kind for parameter in inspect.signature(found).parameters.values()}
+        if kinds == {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
+            inner = follow(found)[0]
+            if len(inner) == 2:
+                return inner[1]
+    return found
+
+
+def all_values(target: Target, module: types.ModuleType, levels: list[Any]) -> Callable[[str], list[Any]]:
+    """What module, classes, instances and functions on the way define for a name, outermost first."""
+
+    def values(name: str) -> list[Any]:
+        found = [module.__dict__[name]] if name in module.__dict__ else []
+        for level in levels:
+            found += level_values(level, name)
+        found += target.protection.values(name)
+        return found
+
+    return values
