@@ -1,0 +1,68 @@
+"""mpool: connection pools for psycopg2, inside mod_python and out of it.
+
+Import everything from here. The package lives as long as the process and is never reloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mpool import forking
+from mpool.apache import interpreter_name, log, on_child_exit
+from mpool.config import PoolConfig
+from mpool.errors import (
+    LeaseError,
+    PoolClosed,
+    PoolConflict,
+    PoolError,
+    PoolTimeout,
+    PoolUnavailable,
+    TooManyRequests,
+)
+from mpool.housekeeper import housekeeper
+from mpool.null import NullConnectionPool
+from mpool.pool import ConnectionPool
+from mpool.recognise import describe, is_connection, is_cursor, is_pool
+from mpool.registry import close_pools, connection, get_connection, get_pool, init_pool, is_registered, release
+
+
+def run_later(delay: float, callback: Callable[[], object]) -> None:
+    """Call *callback* once, *delay* seconds from now, in this interpreter's housekeeper thread; errors are logged."""
+    housekeeper.run_later(delay, callback)
+
+
+def run_soon(callback: Callable[[], object]) -> None:
+    """Call *callback* once, soon, in this interpreter's housekeeper thread; errors are logged."""
+    housekeeper.run_later(0.0, callback)
+
+
+forking.install()
+
+__all__ = [
+    "ConnectionPool",
+    "LeaseError",
+    "NullConnectionPool",
+    "PoolClosed",
+    "PoolConfig",
+    "PoolConflict",
+    "PoolError",
+    "PoolTimeout",
+    "PoolUnavailable",
+    "TooManyRequests",
+    "close_pools",
+    "connection",
+    "describe",
+    "get_connection",
+    "get_pool",
+    "init_pool",
+    "interpreter_name",
+    "is_connection",
+    "is_cursor",
+    "is_pool",
+    "is_registered",
+    "log",
+    "on_child_exit",
+    "release",
+    "run_later",
+    "run_soon",
+]

@@ -1,0 +1,169 @@
+"""All that mpool knows of mod_python: options, log, the end of a child, facts about the MPM.
+
+Outside Apache every function has its plain equivalent: the environment, the logging module, atexit.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+EXIT_SECONDS = 5.0  # a child that is told to stop is killed after 10
+DEFAULT_MAX_SIZE = 10
+
+_logger = logging.getLogger("mpool")
+_LEVELS = {
+    "err": logging.ERROR,
+    "warning": logging.WARNING,
+    "notice": logging.INFO,
+    "info": logging.INFO,
+    "debug": logging.DEBUG,
+}
+
+_lock = threading.Lock()  # guards the three below
+_callbacks: list[Callable[[], object]] = []
+_last_callbacks: list[Callable[[], object]] = []
+_registered_in = 0  # the process whose exit is taken care of
+
+
+def inside() -> Any:
+    """mod_python.apache inside Apache, None outside: its _apache module exists only in the server."""
+    if "_apache" not in sys.modules and "mod_python.apache" not in sys.modules:
+        return None
+    from mod_python import apache
+
+    return apache
+
+
+def interpreter_name() -> str:
+    """The name mod_python gave this interpreter; "python" outside Apache."""
+    apache = inside()
+    return "python" if apache is None else str(apache.interpreter or "main_interpreter")
+
+
+def log(level: str, message: str, source: str = "mpool") -> None:
+    """One entry in Apache's main server error log, or for the logger "mpool". Levels: err warning notice info debug.
+
+    *source* is what the entry begins with: old sites' tools look for the importer's as "mod_python (pid=".
+    """
+    apache = inside()
+    if apache is None:
+        _logger.log(_LEVELS[level], "%s", message)
+        return
+    code = getattr(apache, f"APLOG_{level.upper()}")
+    prefix = f"{source} (pid={os.getpid()}, interpreter={interpreter_name()!r}): "
+    # Apache cuts an entry at some 8 kB and escapes line ends: a stack is easier to read line by line.
+    for line in message.splitlines() or [""]:
+        apache.log_error(prefix + line, code, apache.main_server)
+
+
+def log_exception(what: str) -> None:
+    """The exception being handled, by its class and text: its frames may hold what nobody should read."""
+    error = sys.exc_info()[1]
+    log("err", f"{what}: {type(error).__name__}: {' '.join(str(error).split())}")
+
+
+def options(req: Any = None) -> dict[str, str]:
+    """The PythonOption entries that hold for *req*, or for the main server; none outside Apache."""
+    if req is not None:
+        return dict(req.get_options())
+    apache = inside()
+    if apache is None or apache.main_server is None:
+        return {}
+    return dict(apache.main_server.get_options())
+
+
+def scope(req: Any = None) -> str:
+    """The server or virtual host that *req* belongs to, as one would look for it in the configuration."""
+    if req is None:
+        return "the main server" if inside() is not None else "the environment"
+    server = req.server
+    kind = "virtual host" if getattr(server, "is_virtual", False) else "server"
+    # Apache notes where a <VirtualHost> begins; the name alone may be given twice.
+    where = f" ({server.defn_name}:{server.defn_line_number})" if getattr(server, "defn_name", None) else ""
+    return f"{kind} {server.server_hostname or '*'}:{server.port}{where}"
+
+
+def default_max_size() -> int:
+    """Threads of a child, at most 10; 1 where a child serves one request at a time."""
+    apache = inside()
+    if apache is None:
+        return DEFAULT_MAX_SIZE
+    if not apache.mpm_query(apache.AP_MPMQ_IS_THREADED):
+        return 1
+    return int(max(1, min(DEFAULT_MAX_SIZE, apache.mpm_query(apache.AP_MPMQ_MAX_THREADS))))
+
+
+def on_child_exit(callback: Callable[[], object]) -> None:
+    """Call *callback* when this child ends; the last registered first.
+
+    mod_python runs no atexit handlers, never forgets a cleanup and pins what it refers to, so there is one cleanup per
+    interpreter, and this list. All callbacks together have EXIT_SECONDS.
+    """
+    _register(_callbacks, callback)
+
+
+def at_the_very_end(callback: Callable[[], object]) -> None:
+    """Like on_child_exit(), after all of those: for the closing of the pools, which they may still use."""
+    _register(_last_callbacks, callback)
+
+
+def _register(callbacks: list[Callable[[], object]], callback: Callable[[], object]) -> None:
+    global _registered_in
+    with _lock:
+        callbacks.append(callback)
+        if _registered_in == os.getpid():
+            return
+        _registered_in = os.getpid()
+    apache = inside()
+    if apache is None:
+        atexit.register(_at_python_exit, os.getpid())
+    else:
+        apache.register_cleanup(_at_child_exit)
+
+
+def _at_child_exit(data: object = None) -> None:
+    run_exit_callbacks()
+
+
+def _at_python_exit(pid: int) -> None:
+    if pid == os.getpid():  # a fork takes the parent's handlers along
+        run_exit_callbacks()
+
+
+def run_exit_callbacks(timeout: float = EXIT_SECONDS) -> None:
+    """Run the callbacks in a thread of their own: one that hangs must not keep the child, which would be killed."""
+    with _lock:
+        callbacks = _callbacks[::-1] + _last_callbacks[::-1]
+        _callbacks.clear()
+        _last_callbacks.clear()
+
+    def run() -> None:
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception:
+                log_exception("a callback at the end of the process failed")
+
+    if not callbacks:
+        return
+    thread = threading.Thread(target=run, name="mpool exit", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # the interpreter is too far gone for a thread
+        run()
+        return
+    thread.join(timeout)
+    if thread.is_alive():
+        log("warning", f"the end of the process did not wait longer than {timeout:g}s for its callbacks")
+
+
+def forget_parent() -> None:
+    """In the child of a fork: the parent's callbacks are about the parent's connections."""
+    _callbacks.clear()
+    _last_callbacks.clear()

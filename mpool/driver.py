@@ -1,0 +1,85 @@
+"""What psycopg2 needs to be whole in every interpreter of a process, and what its errors mean to a pool."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+import psycopg2
+import psycopg2.errors
+from psycopg2 import _psycopg
+
+
+class Verdict(Enum):
+    """What an error says of the connection's server."""
+
+    NOTHING = "nothing"
+    GONE = "the server went away"
+    READ_ONLY = "the server is read-only"
+
+
+def complete_errors() -> int:
+    """Give psycopg2.errors its names; the number of those that were missing.
+
+    psycopg2 fills that module in the interpreter that imports it first, and in no other; the classes themselves are
+    shared by the process.
+    """
+    missing = 0
+    for error in _psycopg.sqlstate_errors.values():
+        if not hasattr(psycopg2.errors, error.__name__):
+            setattr(psycopg2.errors, error.__name__, error)
+            missing += 1
+    return missing
+
+
+# Noted at import, once per interpreter: complete already means that psycopg2 was imported here first.
+imported_here_first = complete_errors() == 0
+
+
+def main_interpreter_imported_first(interpreter: str) -> bool:
+    """False if psycopg2's first import in this process was in *interpreter*, and that is not the main one.
+
+    On newer Pythons psycopg2 is then unusable in all the others.
+    """
+    return interpreter in ("main_interpreter", "python") or not imported_here_first
+
+
+def verdict(error: BaseException | None) -> Verdict:
+    """Judge an error by its SQLSTATE: class 08 and 57P01 to 57P03 mean gone, 25006 read-only.
+
+    The error of a killed connection carries no SQLSTATE at all; there the connection itself has to be asked.
+    """
+    code: Any = getattr(error, "pgcode", None) if isinstance(error, psycopg2.Error) else None
+    if not isinstance(code, str):
+        return Verdict.NOTHING
+    if code.startswith("08") or code in ("57P01", "57P02", "57P03"):
+        return Verdict.GONE
+    return Verdict.READ_ONLY if code == "25006" else Verdict.NOTHING
+
+
+def is_broken(conn: Any) -> bool:
+    """The driver has seen the connection die (as against: someone closed it)."""
+    return bool(conn.closed == 2)
+
+
+def reads_read_only(conn: Any) -> bool:
+    """The server has reported that this session cannot write. A parameter status: no round trip."""
+    return "on" in (
+        conn.get_parameter_status("in_hot_standby"),
+        conn.get_parameter_status("default_transaction_read_only"),
+    )
+
+
+def without_traceback(error: BaseException) -> BaseException:
+    """*error* without its frames: psycopg2.connect's own hold the password as a local variable."""
+    error.__traceback__ = None
+    error.__context__ = None
+    return error
+
+
+def connection_info(conn: Any) -> str:
+    """One line that tells a connection from others in pg_stat_activity."""
+    if conn.closed:
+        return "closed connection"
+    name = conn.get_parameter_status("application_name")
+    return f"connection to backend {conn.get_backend_pid()}" + (f" (application_name {name!r})" if name else "")

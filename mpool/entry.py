@@ -1,0 +1,279 @@
+"""One server connection: the class that callers hold, and the entry that the pool keeps of it."""
+
+from __future__ import annotations
+
+import itertools
+import select
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+from psycopg2.extensions import (
+    TRANSACTION_STATUS_IDLE,
+    TRANSACTION_STATUS_INERROR,
+    TRANSACTION_STATUS_INTRANS,
+)
+from psycopg2.extensions import connection as DriverConnection
+
+from mpool.driver import reads_read_only
+
+if TYPE_CHECKING:
+    from mpool.supply import Supply
+
+_savepoints = itertools.count(1)
+MAX_POLLS = 100  # readable and no end in sight: not a connection to lend
+
+
+class EntryState(Enum):
+    """Where a connection is. Only the pool moves it, and PoolConnection from LEASED to MARKED."""
+
+    IDLE = "idle"
+    LEASED = "leased"
+    MARKED = "leased, to be looked at on its return"
+    RETURNING = "returning"
+    RETIRED = "retired"
+    INHERITED = "inherited over a fork"  # the parent's: its socket is not ours to touch
+
+
+IDLE = EntryState.IDLE
+LEASED = EntryState.LEASED
+MARKED = EntryState.MARKED
+
+
+class Entry:
+    """What the pool knows of one connection. Holds it weakly: a lease that is dropped must be noticed."""
+
+    __slots__ = (
+        "created",
+        "expires",
+        "generation",
+        "noted_at",
+        "noted_uses",
+        "owner",
+        "pid",
+        "poller",
+        "pool",
+        "read_only",
+        "ref",
+        "reported",
+        "session",
+        "since",
+        "stack",
+        "state",
+        "tick",
+        "touched",
+        "uses",
+        "verified",
+    )
+
+    def __init__(self, pool: Supply, conn: Any, *, now: float, expires: float, generation: int) -> None:
+        self.pool = pool
+        self.state = EntryState.RETURNING
+        self.generation = generation
+        self.created = self.verified = now
+        self.noted_at = now  # when noted_uses was seen first: start of the idle time, or of the lease
+        self.expires = expires
+        self.tick: object = None  # the pool's tick when it was last found alive
+        self.uses = 0
+        self.noted_uses = 0  # uses at the housekeeper's last look
+        self.since: float | None = None  # start of the lease, where it is known
+        self.owner: object = None
+        self.stack: list[str] | None = None  # of the checkout
+        self.reported = 0  # uses of the lease that was reported as a leak
+        self.touched = False  # a setter was used
+        self.pid: int = conn.get_backend_pid()
+        self.session = _session_of(conn)
+        self.read_only = reads_read_only(conn)
+        self.poller = select.poll()
+        self.poller.register(conn.fileno(), select.POLLIN)
+        self.ref = _Ref(conn, self)
+
+    def __repr__(self) -> str:
+        return f"<Entry backend={self.pid} {self.state.value} uses={self.uses}>"
+
+    def is_alive(self, conn: Any) -> bool:
+        """Without a round trip: a server that is gone, or has something to say about it, makes the socket readable.
+
+        Reads what is there until the socket is quiet; a NOTIFY left over from an earlier lease ends here too.
+        """
+        if not self.poller.poll(0):
+            return not conn.closed
+        try:
+            for _ in range(MAX_POLLS):
+                conn.poll()
+                if not self.poller.poll(0):
+                    del conn.notifies[:]
+                    return not conn.closed
+        except psycopg2.Error:
+            pass
+        return False
+
+    def turned_read_only(self, conn: Any) -> bool:
+        """It could write when it was opened, and cannot now: the primary is elsewhere."""
+        return not self.read_only and reads_read_only(conn)
+
+    def end_transaction(self, conn: Any) -> bool:
+        """Roll back what is open; False if the connection cannot be kept. Raises psycopg2.Error where that fails."""
+        status = conn.get_transaction_status()
+        if status in (TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR):
+            conn.rollback()
+            if conn.get_transaction_status() != TRANSACTION_STATUS_IDLE:
+                # A BEGIN sent as text under autocommit: rollback() believes that there is nothing to do.
+                execute(conn, "ROLLBACK")
+            status = conn.get_transaction_status()
+        return bool(status == TRANSACTION_STATUS_IDLE)
+
+    def restore_session(self, conn: Any) -> None:
+        """Put back what the connection's setters changed. Raises psycopg2.Error where that fails."""
+        isolation_level, readonly, deferrable, autocommit, encoding = self.session
+        # autocommit last: while it is on, the driver sends the others to the server as session defaults.
+        if conn.isolation_level != isolation_level:
+            conn.isolation_level = isolation_level
+        if conn.readonly != readonly:
+            conn.readonly = readonly
+        if conn.deferrable != deferrable:
+            conn.deferrable = deferrable
+        if conn.autocommit != autocommit:
+            conn.autocommit = autocommit
+        if conn.encoding != encoding:
+            conn.set_client_encoding(encoding)
+        self.touched = False
+
+
+class _Ref(weakref.ref[Any]):
+    """A weak reference that knows its entry, for the finalizer."""
+
+    __slots__ = ("entry",)
+
+    def __new__(cls, conn: Any, entry: Entry) -> _Ref:
+        return super().__new__(cls, conn, _note_dropped)
+
+    def __init__(self, conn: Any, entry: Entry) -> None:
+        self.entry = entry
+
+
+def _note_dropped(ref: weakref.ref[Any]) -> None:
+    # May run anywhere, inside a region of the pool that holds its lock too: note it, and leave the work to others.
+    assert isinstance(ref, _Ref)
+    ref.entry.pool.note_dropped(ref.entry)
+
+
+def _session_of(conn: Any) -> tuple[Any, ...]:
+    return conn.isolation_level, conn.readonly, conn.deferrable, conn.autocommit, conn.encoding
+
+
+def execute(conn: Any, sql: str) -> None:
+    """Run one statement whose result nobody needs."""
+    with conn.cursor() as cursor:
+        cursor.execute(sql)
+
+
+def _noting(name: str) -> property:
+    """The driver's attribute *name*, with a note to the pool when it is set."""
+
+    def get(self: PoolConnection) -> Any:
+        return getattr(super(PoolConnection, self), name)
+
+    def put(self: PoolConnection, value: Any) -> None:
+        self._note()
+        # super() finds the next class's descriptor for reading only.
+        for cls in type(self).__mro__[type(self).__mro__.index(PoolConnection) + 1 :]:
+            if name in cls.__dict__:
+                cls.__dict__[name].__set__(self, value)
+                return
+
+    return property(get, put)
+
+
+class PoolConnection(DriverConnection):
+    """A psycopg2 connection that a pool made: it notes its setters, and nests transactions by savepoint."""
+
+    __slots__ = ("_entry",)
+    _entry: Entry | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._entry = None
+
+    autocommit = _noting("autocommit")
+    isolation_level = _noting("isolation_level")
+    readonly = _noting("readonly")
+    deferrable = _noting("deferrable")
+
+    def set_session(self, *args: Any, **kwargs: Any) -> None:
+        self._note()
+        super().set_session(*args, **kwargs)
+
+    def set_isolation_level(self, level: int | None) -> None:
+        self._note()
+        super().set_isolation_level(level)
+
+    def set_client_encoding(self, encoding: str) -> None:
+        self._note()
+        super().set_client_encoding(encoding)
+
+    def reset(self) -> None:
+        self._note()
+        super().reset()
+
+    def close(self) -> None:
+        """Close it; its slot is free once it is given back. With the pool's ``close_returns`` this gives it back."""
+        entry = self._entry
+        if entry is not None:
+            if entry.state is EntryState.INHERITED:
+                return  # the parent's session would end
+            if entry.pool.config.close_returns and entry.state in (LEASED, MARKED):
+                entry.pool.putconn(self)
+                return
+        super().close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[PoolConnection]:
+        """Commit at the end of the block, roll back on an exception; inside a transaction, by savepoint.
+
+        The outermost block begins the transaction if none is open; where one is open already, the block becomes a
+        savepoint of it, and a failure undoes the block alone.
+        """
+        status = self.get_transaction_status()
+        if status == TRANSACTION_STATUS_INTRANS:
+            save, keep, undo = (
+                "SAVEPOINT {}",
+                "RELEASE SAVEPOINT {}",
+                "ROLLBACK TO SAVEPOINT {0}; RELEASE SAVEPOINT {0}",
+            )
+        elif status == TRANSACTION_STATUS_IDLE:
+            # Under autocommit the driver's commit() does nothing, so the block speaks SQL there.
+            save, keep, undo = ("BEGIN", "COMMIT", "ROLLBACK") if self.autocommit else ("", "", "")
+        else:
+            raise psycopg2.ProgrammingError("a transaction block cannot begin: the connection is failed or busy")
+        name = f"mpool_{next(_savepoints)}"
+        if save:
+            execute(self, save.format(name))
+        try:
+            yield self
+        except BaseException:
+            if not self.closed:
+                execute(self, undo.format(name)) if undo else self.rollback()
+            raise
+        execute(self, keep.format(name)) if keep else self.commit()
+
+    def _note(self) -> None:
+        entry = self._entry
+        if entry is not None:
+            entry.touched = True
+            if entry.state is LEASED:
+                entry.state = MARKED
+
+
+def connection_class(base: type[Any] | None) -> type[Any]:
+    """The class for a pool's connections: PoolConnection, over the user's own connection_factory if there is one."""
+    if base is None or base is DriverConnection:
+        return PoolConnection
+    if not (isinstance(base, type) and issubclass(base, DriverConnection)):
+        raise TypeError("connection_factory must be a subclass of psycopg2.extensions.connection")
+    if issubclass(base, PoolConnection):
+        return base
+    return type(base.__name__, (PoolConnection, base), {"__slots__": ()})

@@ -1,0 +1,69 @@
+"""The context manager that connection() returns."""
+
+from __future__ import annotations
+
+import _thread
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+
+from mpool.entry import LEASED, MARKED, execute
+from mpool.errors import PoolError
+
+if TYPE_CHECKING:
+    from mpool.pool import ConnectionPool
+
+
+class Lease:
+    """One lease for one block: commit on success, roll back on an exception, and back it goes. To be used once."""
+
+    __slots__ = ("_conn", "_owner", "_pool", "_timeout", "_uses")
+
+    def __init__(self, pool: ConnectionPool, timeout: float | None = None, owner: object = None) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._owner = _thread.get_ident() if owner is None else owner
+        self._conn: Any = None
+
+    def __enter__(self) -> Any:
+        if self._conn is not None:
+            raise PoolError(f"{self._pool.name}: this lease is in use already; call connection() for another")
+        self._conn = self._pool.getconn(self._timeout, self._owner)
+        self._uses = self._conn._entry.uses
+        return self._conn
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        conn, self._conn = self._conn, None
+        pool = self._pool
+        entry = conn._entry
+        if entry.uses != self._uses or entry.state not in (LEASED, MARKED):
+            return  # given back inside the block already, and perhaps somebody else's by now
+        try:
+            if error is not None:
+                pool.note_error(conn, error)
+                _roll_back(conn)
+            elif not conn.closed:
+                self._commit(conn)
+        finally:
+            pool.putconn(conn)
+
+    def _commit(self, conn: Any) -> None:
+        try:
+            conn.commit()
+            if conn.get_transaction_status():
+                execute(conn, "COMMIT")  # a BEGIN sent as text under autocommit, which commit() knows nothing of
+        except psycopg2.Error as error:
+            self._pool.note_error(conn, error)
+            raise
+
+
+def _roll_back(conn: Any) -> None:
+    """Undo what was done; the block's own exception is the one to be seen, so a failure here is left to the return."""
+    try:
+        if not conn.closed:
+            conn.rollback()
+    except psycopg2.Error:
+        pass

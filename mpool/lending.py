@@ -1,0 +1,364 @@
+"""Lease and return.
+
+The fast path takes no lock and reads no clock. It leans on the interpreter lock: `deque.pop` and `deque.append` are
+atomic, and so is a look at an entry's state followed by its change, since no call stands between the two.
+
+A *tick* is a token that the housekeeper replaces every `check_bypass` seconds. An entry found alive is stamped with
+the tick of that moment, and as long as the stamp is the pool's tick it is lent again unchecked. Whoever learns that a
+server may be gone replaces the tick, and every connection is looked at before it is lent again. Without a housekeeper
+no stamp is ever the tick, and every checkout reads the clock instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import traceback
+from typing import Any
+
+import psycopg2
+
+from mpool import leaks
+from mpool.apache import log
+from mpool.bounded import bounded
+from mpool.driver import Verdict, is_broken, verdict
+from mpool.entry import IDLE, LEASED, MARKED, Entry, EntryState, execute
+from mpool.errors import LeaseError, PoolTimeout, TooManyRequests
+from mpool.supply import PoolState, Supply, one_line
+from mpool.waiting import Waiter
+
+CHECK_PAUSE = 0.01  # seconds before a connection is tried again after a failed check callback; doubles
+
+
+class Lending(Supply):
+    def _start_empty(self) -> None:
+        super()._start_empty()
+        self._stacks = self.config.leak_stacks
+        self._lease_state = self._state_of_a_lease()
+
+    def _state_of_a_lease(self) -> EntryState:
+        config = self.config
+        looked_at = config.reset or config.reset_session or config.max_uses or not self.keeps_idle
+        return MARKED if looked_at or not config.housekeeper else LEASED
+
+    # -- lease
+
+    def getconn(self, timeout: float | None = None, owner: object = None) -> Any:
+        """Lease a connection, waiting up to *timeout* seconds (the pool's, if None) behind those who came before.
+
+        Give it back with putconn(). *owner* says who leases, for reports and to find a nested lease: a small object
+        that has a readable str() and is equal for the same request; the pool keeps it until the next lease.
+        Raises PoolTimeout, PoolUnavailable, TooManyRequests or PoolClosed.
+        """
+        try:
+            conn = self._idle.pop()
+        except IndexError:
+            return self._lease(None, timeout, owner)
+        entry = conn._entry
+        if entry.tick is not self._tick:
+            return self._lease(conn, timeout, owner)
+        entry.state = self._lease_state
+        entry.uses += 1
+        entry.owner = owner
+        return conn
+
+    def _lease(self, conn: Any, timeout: float | None, owner: object) -> Any:
+        """Take connections until one passes: *conn*, already taken out of the idle ones, first."""
+        started = self._clock()
+        deadline = started + (self.config.timeout if timeout is None else timeout)
+        pause = CHECK_PAUSE
+        entry: Entry | None = None
+        while True:
+            waiter = None
+            if conn is None:
+                conn, waiter = self._take_or_wait(owner, started, deadline, again=entry is not None)
+            entry = conn._entry
+            try:
+                good = self._passes(conn, entry, deadline, handed_over=waiter is not None)
+            except BaseException:
+                self._retire(entry, conn)
+                raise
+            if good:
+                break
+            conn = None
+            if entry.uses <= 1:
+                # A check that fails even what was just opened must not become a busy loop of connects.
+                threading.Event().wait(min(pause, max(0.0, deadline - self._clock())))
+                pause *= 2.0
+        if waiter is None:
+            entry.uses += 1
+            entry.owner = owner
+            entry.since = self._clock()
+        if self._stacks:
+            entry.stack = traceback.format_stack(limit=20)[:-1]
+        # Its duration is known, so its return is looked at.
+        entry.state = MARKED
+        return conn
+
+    def _take_or_wait(
+        self, owner: object, started: float, deadline: float, *, again: bool
+    ) -> tuple[Any, Waiter | None]:
+        """An idle connection, or one that was handed over."""
+        self._free_dropped()
+        with self._lock:
+            if self._state is not PoolState.OPEN:
+                raise self._closed_error()
+            now = self._clock()
+            if not self._waiting:
+                try:
+                    return self._idle.pop(), None
+                except IndexError:
+                    pass
+            waiter = Waiter(owner, started)
+            self._join_locked(waiter, again)
+            begun = self._begin_locked(now)
+            if self._circuit.is_open and not begun and not self._entries:
+                self._waiting.remove(waiter)
+                self._update_divert_locked()
+                self._counters.requests_errors += 1
+                raise self._unavailable_locked(now)
+        self._open_all(begun)
+        try:
+            self._wait(waiter, deadline)
+        except BaseException:
+            self._withdraw(waiter)
+            raise
+        finally:
+            with self._lock:
+                self._counters.requests_wait_ms += round(1000.0 * (self._clock() - now))
+        return waiter.conn, waiter
+
+    def _join_locked(self, waiter: Waiter, again: bool) -> None:
+        """Queue up, ahead of those who came later: one whose connection failed the check keeps its place."""
+        if not again and self.config.max_waiting and len(self._waiting) >= self.config.max_waiting:
+            self._counters.requests_errors += 1
+            raise TooManyRequests(
+                f"{self.name}: {len(self._waiting)} callers are waiting already "
+                f"(max_waiting={self.config.max_waiting}; {self._figures()})"
+            )
+        if self._waiting and waiter.since < self._waiting[0].since:
+            self._waiting.appendleft(waiter)
+        else:
+            self._waiting.append(waiter)
+        self._counters.requests_queued += 1
+        self._update_divert_locked()
+        # Returned just before the queue was seen? From here on every return sees it.
+        self._serve_locked()
+
+    def _wait(self, waiter: Waiter, deadline: float) -> None:
+        # Nobody but the callers themselves looks for dropped leases where there is no housekeeper.
+        slice_ = float("inf") if self.config.housekeeper else 0.1
+        while not waiter.wait(min(deadline - self._clock(), slice_)):
+            self._free_dropped()
+            if self._clock() < deadline:
+                continue
+            with self._lock:
+                if not waiter.give_up():
+                    break  # decided in the last moment: take it
+                self._leave_locked(waiter)
+                self._counters.requests_errors += 1
+                raise self._timeout_locked(waiter)
+        if waiter.error is not None:
+            raise waiter.error
+
+    def _timeout_locked(self, waiter: Waiter) -> PoolTimeout:
+        now = self._clock()
+        leased = self._leased_locked()
+        text = f"{self.name}: no connection within {now - waiter.since:.2f}s ({self._figures()})"
+        text += leaks.nested(leased, waiter.owner)
+        text += leaks.oldest(leased, now)
+        if self._openings:
+            age = now - min(opening.started for opening in self._openings)
+            text += f"; the server has not answered a connect for {age:.1f}s"
+        error = PoolTimeout(text)
+        if self._circuit.error is not None:
+            error = PoolTimeout(f"{text}; connecting fails: {one_line(self._circuit.error)}")
+            error.__cause__ = self._circuit.error
+        return error
+
+    def _leave_locked(self, waiter: Waiter) -> None:
+        with contextlib.suppress(ValueError):  # it may have been decided, and taken out, just now
+            self._waiting.remove(waiter)
+        self._update_divert_locked()
+
+    def _withdraw(self, waiter: Waiter) -> None:
+        """The waiting thread was interrupted: what it may have been given goes on to the next."""
+        with self._lock:
+            waiter.give_up()
+            self._leave_locked(waiter)
+        if waiter.conn is not None:
+            self.putconn(waiter.conn)
+
+    # -- is it fit to be lent?
+
+    def _passes(self, conn: Any, entry: Entry, deadline: float, *, handed_over: bool) -> bool:
+        """Look at a connection that is nobody's; False: it is retired."""
+        now = self._clock()
+        tick = self._stamp
+        config = self.config
+        if entry.generation != self._generation or now >= entry.expires:
+            self._retire(entry, conn)
+            return False
+        if handed_over and tick is not None and entry.tick is tick:
+            return True
+        silence = now - entry.verified
+        if tick is not None or silence >= config.check_bypass or entry.verified <= self._distrusted_at:
+            if not entry.is_alive(conn):
+                return self._found_dead(conn, entry)
+            if silence >= config.check_after and not bounded(lambda: execute_alone(conn), deadline - now):
+                return self._found_dead(conn, entry)
+            if entry.turned_read_only(conn):
+                self._retire(entry, conn)
+                self._lose_generation(entry, "the server became read-only")
+                return False
+        if config.check is not None and not self._check_callback(conn, entry):
+            return False
+        entry.verified = now
+        entry.tick = tick
+        return True
+
+    def _found_dead(self, conn: Any, entry: Entry) -> bool:
+        with self._lock:
+            self._counters.connections_lost += 1
+        self._distrust()
+        self._retire(entry, conn)
+        return False
+
+    def _check_callback(self, conn: Any, entry: Entry) -> bool:
+        assert self.config.check is not None
+        try:
+            self.config.check(conn)
+            if entry.end_transaction(conn):
+                return True
+        except Exception as error:
+            log("info", f"{self.name}: backend {entry.pid} failed the check: {one_line(error)}")
+        return self._found_dead(conn, entry)
+
+    # -- return
+
+    def putconn(self, conn: Any) -> None:
+        """Give a leased connection back; an open transaction is rolled back. LeaseError if it is not on lease here."""
+        try:
+            entry = conn._entry
+            if (
+                entry.state is LEASED
+                and entry.pool is self
+                and not conn.get_transaction_status()  # TRANSACTION_STATUS_IDLE is 0
+                and not self._divert
+            ):
+                entry.state = IDLE
+                self._idle.append(conn)
+                if self._divert:
+                    self._hand_over()
+                return
+        except AttributeError:
+            pass
+        self._take_back(conn)
+
+    def _hand_over(self) -> None:
+        """The queue, or the pool's end, came up while a connection was becoming idle."""
+        with self._lock:
+            self._serve_locked()
+            closed = self._state is not PoolState.OPEN
+        if closed:
+            self._close_idle()
+
+    def _take_back(self, conn: Any) -> None:
+        entry = self._claim(conn)
+        if entry is None:
+            return
+        now = self._clock()
+        if entry.since is not None:
+            with self._lock:
+                self._usage.add(now - entry.since)
+            leaks.report_return(self.name, entry, now)
+        entry.since = entry.stack = entry.owner = None
+        entry.noted_at = now
+        try:
+            kept = self._settles(conn, entry, now)
+        except Exception as error:
+            log("warning", f"{self.name}: backend {entry.pid} could not be reset, and is closed: {one_line(error)}")
+            kept = False
+        if not kept:
+            with self._lock:
+                self._counters.returns_bad += 1
+        elif not self._is_worn(entry, now):
+            with self._lock:
+                kept = self._state is PoolState.OPEN and len(self._entries) <= self.config.max_size
+                if kept:
+                    self._place_locked(conn, entry)
+        else:
+            kept = False
+        if not kept:
+            self._retire(entry, conn)
+
+    def _claim(self, conn: Any) -> Entry | None:
+        """Take the connection off its lease, or say what is wrong; None: it is the parent process's."""
+        entry = getattr(conn, "_entry", None)
+        if not isinstance(entry, Entry) or entry.pool is not self:
+            whose = f"it belongs to {entry.pool.name!r}" if isinstance(entry, Entry) else "it is no pool's"
+            raise LeaseError(f"{self.name}: this connection was not leased here: {whose}")
+        if entry.state is EntryState.INHERITED:
+            return None
+        if entry.state is not LEASED and entry.state is not MARKED:
+            raise LeaseError(
+                f"{self.name}: this connection (backend {entry.pid}) is not on lease: it is {entry.state.value}"
+            )
+        entry.state = EntryState.RETURNING
+        return entry
+
+    def _settles(self, conn: Any, entry: Entry, now: float) -> bool:
+        """Make a returned connection as good as new; False if it cannot be kept, and raises what the reset raised."""
+        if conn.closed:
+            if is_broken(conn):
+                self._lose_generation(entry, "the server closed the connection")
+            return False
+        if conn.get_transaction_status():
+            self._warn_of_open_transaction(entry)
+            if not entry.end_transaction(conn):
+                return False
+            if entry.turned_read_only(conn):
+                self._lose_generation(entry, "the server became read-only")
+        if entry.touched:
+            entry.restore_session(conn)
+        if self.config.reset is not None:
+            self.config.reset(conn)
+            if conn.closed or conn.get_transaction_status():
+                log("warning", f"{self.name}: the reset callback left backend {entry.pid} in a transaction: closed")
+                return False
+        if self.config.reset_session:
+            execute_alone(conn, "RESET ALL; RESET SESSION AUTHORIZATION")
+        return True
+
+    def _is_worn(self, entry: Entry, now: float) -> bool:
+        """Nothing is wrong with it, but it has served its time."""
+        if not self.keeps_idle or entry.generation != self._generation or now >= entry.expires:
+            return True
+        return bool(self.config.max_uses) and entry.uses >= self.config.max_uses
+
+    def _warn_of_open_transaction(self, entry: Entry) -> None:
+        # Once a pool: in a site where pages never commit, every return is one.
+        level, self._warned = ("debug" if self._warned else "warning"), True
+        log(level, f"{self.name}: backend {entry.pid} was returned in a transaction: rolled back")
+
+    def note_error(self, conn: Any, error: BaseException) -> None:
+        """Judge an error that left a block: a server that is gone, or became read-only, takes its generation along."""
+        entry = conn._entry
+        if entry is None or not isinstance(error, psycopg2.Error):
+            return
+        meaning = verdict(error)
+        if meaning is Verdict.GONE or is_broken(conn):
+            self._lose_generation(entry, Verdict.GONE.value)
+        elif meaning is Verdict.READ_ONLY and entry.turned_read_only(conn):
+            self._lose_generation(entry, Verdict.READ_ONLY.value)
+
+
+def execute_alone(conn: Any, sql: str = "SELECT 1") -> None:
+    """Run *sql* in no transaction block. Raises psycopg2.Error."""
+    autocommit = conn.autocommit
+    conn.autocommit = True
+    try:
+        execute(conn, sql)
+    finally:
+        if not conn.closed and conn.autocommit != autocommit:
+            conn.autocommit = autocommit

@@ -1,0 +1,226 @@
+"""ConnectionPool: psycopg_pool's interface, over psycopg2."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg2
+
+from mpool.bounded import start_thread
+from mpool.config import Callback, Conninfo, Kwargs, PoolConfig
+from mpool.entry import Entry
+from mpool.errors import PoolTimeout
+from mpool.housekeeper import housekeeper
+from mpool.lease import Lease
+from mpool.lending import execute_alone
+from mpool.stats import Counters, Usage
+from mpool.supply import PoolState, one_line
+from mpool.upkeep import Upkeep
+from mpool.waiting import Waiter
+
+_numbers = itertools.count(1)
+
+
+class ConnectionPool(Upkeep):
+    """Connections to one database, shared by the threads of one interpreter.
+
+    The names, keywords and behaviour of psycopg_pool.ConnectionPool, with these differences: idle connections are
+    reused newest first; liveness costs no round trip; an outage fails callers at once, with the driver's error as the
+    cause. Further options are the fields of PoolConfig.
+    """
+
+    def __init__(
+        self,
+        conninfo: Conninfo = "",
+        *,
+        kwargs: Kwargs | None = None,
+        min_size: int = 0,
+        max_size: int | None = None,
+        open: bool = True,
+        configure: Callback | None = None,
+        check: Callback | None = None,
+        reset: Callback | None = None,
+        name: str | None = None,
+        timeout: float = 5.0,
+        connect: Callable[..., Any] = psycopg2.connect,
+        clock: Callable[[], float] = time.monotonic,
+        spawn: Callable[..., None] = start_thread,
+        **options: Any,
+    ) -> None:
+        config = PoolConfig(
+            conninfo=conninfo,
+            kwargs=kwargs,
+            min_size=min_size,
+            max_size=max(min_size, PoolConfig.max_size) if max_size is None else max_size,
+            configure=configure,
+            check=check,
+            reset=reset,
+            timeout=timeout,
+            **options,
+        )
+        super().__init__(name or f"pool-{next(_numbers)}", config, connect=connect, clock=clock, spawn=spawn)
+        if open:
+            self.open()
+
+    # -- opening and closing
+
+    def open(self, wait: bool = False, timeout: float = 30.0) -> None:
+        """Begin to serve; with *wait*, not before min_size connections are there. PoolTimeout if that takes too long.
+
+        Opening an open pool does nothing; a closed one stays closed (PoolClosed).
+        """
+        with self._lock:
+            if self._state is PoolState.CLOSED:
+                raise self._closed_error()
+            self._state = PoolState.OPEN
+            self._update_divert_locked()
+        if self.config.min_size:
+            self._watch()
+            self._grow()
+        if wait:
+            self.wait(timeout)
+
+    def wait(self, timeout: float = 30.0) -> None:
+        """Wait until min_size connections are there, at most *timeout* seconds: then PoolTimeout."""
+        deadline = self._clock() + timeout
+        pause = Waiter(None, 0.0)
+        while True:
+            with self._lock:
+                if self._state is not PoolState.OPEN:
+                    raise self._closed_error()
+                size, error = len(self._entries), self._circuit.error
+            if size >= self.config.min_size:
+                return
+            left = deadline - self._clock()
+            if left <= 0:
+                reason = f": {one_line(error)}" if error is not None else ""
+                raise PoolTimeout(
+                    f"{self.name}: {size} of {self.config.min_size} connections within {timeout:g}s{reason}"
+                ) from error
+            self._grow()
+            pause.wait(min(left, 0.02))
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Close idle connections, send waiters away with PoolClosed; those on lease are closed when they come back."""
+        with self._lock:
+            if self._state is PoolState.CLOSED:
+                return
+            self._state = PoolState.CLOSED
+            self._divert = True
+            self._mark_leased_locked()
+            while self._waiting:
+                self._waiting.popleft().fail(self._closed_error())
+        self.hold_tick()
+        housekeeper.forget(self)
+        self._close_idle()
+
+    @property
+    def closed(self) -> bool:
+        """Not open: closed, or not opened yet."""
+        return self._state is not PoolState.OPEN
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- lending
+
+    def connection(self, timeout: float | None = None, owner: object = None) -> Lease:
+        """``with pool.connection() as conn:`` commits at the end of the block, rolls back on an exception.
+
+        Blocks inside it, ``with conn.transaction():``, are savepoints.
+        """
+        return Lease(self, timeout, owner)
+
+    # -- at run time
+
+    def resize(self, min_size: int, max_size: int | None = None) -> None:
+        """Other bounds from now on; what is above the new max_size is closed, on return where it is on lease."""
+        with self._lock:
+            self.config = self.config.changed(
+                min_size=min_size, max_size=max(min_size, self.config.max_size) if max_size is None else max_size
+            )
+            self._mark_leased_locked()
+        while len(self._entries) > self.config.max_size:
+            try:
+                conn = self._idle.popleft()
+            except IndexError:
+                break
+            self._retire(conn._entry, conn, grow=False)
+        self._grow()
+
+    def check(self) -> None:
+        """Ask every idle connection for an answer; the dead and the old are replaced, up to min_size."""
+        for conn in self._idle.copy():
+            if not self._take_idle(conn):
+                continue
+            entry: Entry = conn._entry
+            if entry.generation != self._generation or self._clock() >= entry.expires:
+                self._retire(entry, conn, grow=False)
+                continue
+            try:
+                execute_alone(conn)
+                alive = True
+            except psycopg2.Error:
+                alive = False
+            if not alive:
+                self._found_dead(conn, entry)
+                continue
+            entry.verified = self._clock()
+            with self._lock:
+                self._place_locked(conn, entry)
+        self._grow()
+
+    @staticmethod
+    def check_connection(conn: Any) -> None:
+        """For ``check=``: one round trip. Raises the driver's error if there is no answer."""
+        execute_alone(conn)
+
+    # -- figures
+
+    def get_stats(self) -> dict[str, int]:
+        """The figures of psycopg_pool, and leased, idle, opening, leases_dropped, leaks_reported."""
+        with self._lock:
+            return self._stats_locked()
+
+    def pop_stats(self) -> dict[str, int]:
+        """get_stats(), and the counters begin again at zero."""
+        with self._lock:
+            stats = self._stats_locked()
+            self._uses_gone -= self._leases_locked()
+            self._counters = Counters()
+            self._usage = Usage()
+            return stats
+
+    def _leases_locked(self) -> int:
+        return self._uses_gone + sum(entry.uses for entry in self._entries)
+
+    def _stats_locked(self) -> dict[str, int]:
+        leases = self._leases_locked()
+        counted = dict(vars(self._counters))
+        counted["requests_num"] = leases + counted["requests_errors"]
+        counted["usage_ms"] = self._usage.estimate_ms(leases)
+        return {
+            "pool_min": self.config.min_size,
+            "pool_max": self.config.max_size,
+            "pool_size": len(self._entries),
+            "pool_available": len(self._idle),
+            "requests_waiting": len(self._waiting),
+            "leased": len(self._leased_locked()),
+            "idle": len(self._idle),
+            "opening": len(self._openings),
+            **counted,
+        }
+
+    def __repr__(self) -> str:
+        with self._lock:
+            return f"<{type(self).__name__} {self.name!r} {self._state.value}: {self._figures()}>"

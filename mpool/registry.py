@@ -1,0 +1,157 @@
+"""The pools of this interpreter in this process, by name.
+
+Exactly one pool per name, interpreter and process: an interpreter has its own copy of this module, and the child of a
+fork starts with none.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from mpool import apache
+from mpool.config import options_from_environment, options_from_pythonoption
+from mpool.driver import main_interpreter_imported_first
+from mpool.entry import Entry
+from mpool.errors import LeaseError, PoolConflict
+from mpool.housekeeper import housekeeper
+from mpool.lease import Lease
+from mpool.null import NullConnectionPool
+from mpool.pool import ConnectionPool
+
+POOL_CLASSES: dict[str, type[ConnectionPool]] = {"keep": ConnectionPool, "null": NullConnectionPool}
+
+
+class Registered:
+    """A pool, and where its options came from."""
+
+    def __init__(self, pool: ConnectionPool, options: Mapping[str, Any] | None, scope: str) -> None:
+        self.pool = pool
+        self.options = options  # None: made by init_pool(), which speaks for the whole interpreter
+        self.scope = scope
+
+
+class Registry:
+    def __init__(self) -> None:
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """Forget every pool: for the child of a fork."""
+        self._lock = threading.Lock()  # guards _pools; making a pool opens no connection
+        self._pools: dict[str, Registered] = {}
+        self._takes_care_of_exit = False
+
+    def init_pool(self, conninfo: Any = None, *, name: str = "default", **options: Any) -> ConnectionPool:
+        """Make the pool *name* with these options over those of the configuration. PoolConflict if there is one."""
+        configured = _configured(name)
+        if conninfo is not None:
+            configured["conninfo"] = conninfo
+        with self._lock:
+            there = self._pools.get(name)
+            if there is not None and not there.pool.closed:
+                raise PoolConflict(f"{name}: this interpreter has a pool of that name already, made for {there.scope}")
+            return self._make_locked(name, configured | options, None, "init_pool()")
+
+    def get_pool(self, name: str = "default", req: Any = None) -> ConnectionPool:
+        """The pool *name*, made at the first call from the options that hold for *req*, or for the main server.
+
+        PoolConflict if it was made with other options than hold for *req*.
+        """
+        there = self._pools.get(name)
+        if there is not None and (req is None or there.options is None) and not there.pool.closed:
+            return there.pool
+        options = _configured(name, req)
+        with self._lock:
+            there = self._pools.get(name)
+            if there is None or there.pool.closed:
+                return self._make_locked(name, dict(options), options, apache.scope(req))
+            if there.options is not None and there.options != options:
+                raise _conflict(name, there, options, apache.scope(req))
+            return there.pool
+
+    def close_pools(self) -> None:
+        """Close every pool; a later get_pool() makes it anew."""
+        with self._lock:
+            pools = [registered.pool for registered in self._pools.values()]
+            self._pools.clear()
+        for pool in pools:
+            pool.close()
+
+    def _end(self) -> None:
+        self.close_pools()
+        housekeeper.stop()
+
+    def pools(self) -> list[ConnectionPool]:
+        return [registered.pool for registered in list(self._pools.values())]
+
+    def _make_locked(
+        self, name: str, options: dict[str, Any], configured: Mapping[str, Any] | None, scope: str
+    ) -> ConnectionPool:
+        kind = str(options.pop("pool", "keep")).lower()
+        if kind not in POOL_CLASSES:
+            raise ValueError(f"pool {name!r}: option pool must be one of {', '.join(POOL_CLASSES)}, not {kind!r}")
+        if "max_size" not in options:
+            options["max_size"] = max(apache.default_max_size(), options.get("min_size", 0))
+        pool = POOL_CLASSES[kind](name=name, **options)
+        self._pools[name] = Registered(pool, configured, scope)
+        if not self._takes_care_of_exit:
+            self._takes_care_of_exit = True
+            apache.at_the_very_end(self._end)
+            self._warn_of_import_order()
+        return pool
+
+    def _warn_of_import_order(self) -> None:
+        if not main_interpreter_imported_first(apache.interpreter_name()):
+            apache.log(
+                "warning",
+                "psycopg2 was imported in this interpreter before main_interpreter had it: other interpreters may not "
+                "be able to use it; put 'PythonImport psycopg2 main_interpreter' into the server configuration",
+            )
+
+
+def _configured(name: str, req: Any = None) -> dict[str, Any]:
+    """The options that the configuration gives the pool *name*: the environment's, and PythonOption over them."""
+    return options_from_environment(os.environ, name) | options_from_pythonoption(apache.options(req), name)
+
+
+def _conflict(name: str, there: Registered, options: Mapping[str, Any], scope: str) -> PoolConflict:
+    assert there.options is not None
+    keys = {*there.options, *options}
+    differ = sorted(f"mpool.{key}" for key in keys if there.options.get(key) != options.get(key))
+    return PoolConflict(
+        f"pool {name!r}: {', '.join(differ)} of {scope} is not what this interpreter's pool was made with, for "
+        f"{there.scope}; give one of them another pool name (mpool.NAME.{differ[0].partition('.')[2]}) or its own "
+        "PythonInterpreter"
+    )
+
+
+registry = Registry()
+
+init_pool = registry.init_pool
+get_pool = registry.get_pool
+close_pools = registry.close_pools
+
+
+def get_connection(name: str = "default", timeout: float | None = None, req: Any = None, owner: object = None) -> Any:
+    """Lease a connection of the pool *name*; the pool is made if there is none yet. Give it back with release()."""
+    return registry.get_pool(name, req).getconn(timeout, owner)
+
+
+def is_registered(obj: object) -> bool:
+    """Is *obj* one of the pools that get_pool() gives: everybody's, and not its holder's to close?"""
+    return any(pool is obj for pool in registry.pools())
+
+
+def release(conn: Any) -> None:
+    """Give a leased connection back to whichever pool it came from. LeaseError if it came from none."""
+    entry = getattr(conn, "_entry", None)
+    if not isinstance(entry, Entry):
+        raise LeaseError("this connection was not leased from a pool")
+    entry.pool.putconn(conn)
+
+
+def connection(name: str = "default", timeout: float | None = None, req: Any = None, owner: object = None) -> Lease:
+    """``with connection() as conn:`` commits at the end of the block, rolls back on an exception."""
+    return registry.get_pool(name, req).connection(timeout, owner)

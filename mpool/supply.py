@@ -1,0 +1,388 @@
+"""Where a pool's connections come from and where they go: growth, hand-over to waiters, loss, outage.
+
+What is counted is looked at: the size is the number of entries, nothing else keeps it. A connection is in exactly one
+place: in `_idle`, with a caller, or on its way between the two in somebody's local variable.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from enum import Enum
+from typing import Any
+
+import psycopg2
+
+from mpool.apache import log
+from mpool.bounded import start_thread
+from mpool.circuit import Circuit
+from mpool.config import PoolConfig
+from mpool.entry import IDLE, LEASED, MARKED, Entry, EntryState
+from mpool.errors import PoolClosed, PoolUnavailable
+from mpool.housekeeper import housekeeper
+from mpool.opening import Connector, Opening
+from mpool.stats import Counters, Usage
+from mpool.waiting import Waiter
+
+NEVER = object()  # a tick that no entry carries
+GENERATION_PAUSE = 1.0  # seconds between two losses of a whole generation
+LIFETIME_JITTER = 0.05
+
+pools_of_process: weakref.WeakSet[Supply] = weakref.WeakSet()
+
+
+class PoolState(Enum):
+    NEW = "not open yet"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class Supply:
+    """The lower half of a pool. See lending.py for what a tick is."""
+
+    keeps_idle = True  # a connection that comes back may be lent again
+
+    def __init__(
+        self,
+        name: str,
+        config: PoolConfig,
+        *,
+        connect: Callable[..., Any] = psycopg2.connect,
+        clock: Callable[[], float] = time.monotonic,
+        spawn: Callable[..., None] = start_thread,
+    ) -> None:
+        self.name = name
+        self.config = config
+        self._connector = Connector(name, config, connect)
+        self._clock = clock
+        # Without a housekeeper there are no threads at all: what would go to one is done by the caller.
+        self._spawn = spawn if config.housekeeper else _run_here
+        self._start_empty()
+        self._state = PoolState.NEW
+        self._divert = True
+        pools_of_process.add(self)
+
+    def _start_empty(self) -> None:
+        # Guards what follows, but not _idle and the state of a leased entry. Held for bookkeeping only: no socket, no
+        # user code, no log.
+        self._lock = threading.Lock()
+        self._entries: set[Entry] = set()  # every live connection's
+        self._openings: set[Opening] = set()
+        self._waiting: deque[Waiter] = deque()  # first come, first served
+        self._circuit = Circuit()
+        self._counters = Counters()
+        self._usage = Usage()
+        self._generation = 0
+        self._generation_dropped = float("-inf")
+        self._uses_gone = 0  # leases of connections that are no more, less those that pop_stats() has told of
+        self._idle: deque[Any] = deque()  # newest last; the cold end can reach max_idle
+        self._dropped: deque[Entry] = deque()  # noted by finalizers: garbage-collected while on lease
+        self._divert = False  # a return must take the lock: somebody waits, or the pool is not open
+        self._tick: object = NEVER
+        self._distrusted_at = float("-inf")
+        self._stamp: object = None  # what a verified entry is stamped with: the tick, or nothing
+        self._warned = False
+
+    # -- looking
+
+    def _leased_locked(self) -> list[Entry]:
+        return [entry for entry in self._entries if entry.state in (LEASED, MARKED)]
+
+    def _figures(self) -> str:
+        return (
+            f"leased={len(self._leased_locked())}, idle={len(self._idle)}, opening={len(self._openings)}, "
+            f"waiting={len(self._waiting)}, max_size={self.config.max_size}"
+        )
+
+    # -- growth
+
+    def _wanted_locked(self, now: float) -> int:
+        """How many connections to begin opening now.
+
+        For waiters one at a time: most of them are served by what comes back meanwhile, and a spike opens no more
+        connections than it needs. To min_size, num_workers at a time. While the circuit is open one, as a probe.
+        """
+        if self._state is not PoolState.OPEN or not self._circuit.allows(now):
+            return 0
+        opening = len(self._openings)
+        if opening and self._circuit.is_open:
+            return 0
+        size = len(self._entries) + opening
+        fill = min(self.config.min_size - size, self.config.num_workers - opening)
+        demand = 1 if self._waiting and not opening and size < self.config.max_size else 0
+        wanted = max(fill, demand, 0)
+        return min(wanted, 1) if self._circuit.is_open else wanted
+
+    def _begin_locked(self, now: float) -> list[Opening]:
+        begun = [Opening(now, self._generation) for _ in range(self._wanted_locked(now))]
+        self._openings.update(begun)
+        return begun
+
+    def _grow(self) -> None:
+        """Open what is wanted, in the background."""
+        with self._lock:
+            begun = self._begin_locked(self._clock())
+        self._open_all(begun)
+
+    def _open_all(self, begun: Iterable[Opening]) -> None:
+        for opening in begun:
+            self._watch()
+            self._spawn(self._open_connections, opening)
+
+    def _open_connections(self, opening: Opening | None) -> None:
+        """Open one connection after another, for as long as they are wanted."""
+        while opening is not None:
+            try:
+                conn = self._connector.open()
+                entry = self._entry_of(conn)
+            except Exception as error:
+                opening = self._opening_failed(opening, error)
+            else:
+                opening = self._opening_succeeded(opening, conn, entry)
+
+    def _entry_of(self, conn: Any) -> Entry:
+        now = self._clock()
+        expires = now + self.config.max_lifetime * (1.0 - LIFETIME_JITTER * random.random())
+        entry = Entry(self, conn, now=now, expires=expires, generation=self._generation)
+        conn._entry = entry
+        return entry
+
+    def _opening_succeeded(self, opening: Opening, conn: Any, entry: Entry) -> Opening | None:
+        with self._lock:
+            now = self._clock()
+            self._note_opening_locked(opening, now)
+            # Begun before a drain(): it may have come by with old credentials, or to an old server.
+            stale = opening.generation != self._generation
+            kept = not stale and self._state is PoolState.OPEN and len(self._entries) < self.config.max_size
+            recovered = self._circuit.is_open
+            self._circuit.succeeded()
+            if kept:
+                self._entries.add(entry)
+                self._place_locked(conn, entry)
+            begun = self._begin_locked(now)
+        if not kept:
+            entry.state = EntryState.RETIRED
+            conn.close()
+        if recovered:
+            log("notice", f"{self.name}: the server takes connections again")
+        self._open_all(begun[1:])
+        return begun[0] if begun else None
+
+    def _opening_failed(self, opening: Opening, error: Exception) -> Opening | None:
+        with self._lock:
+            now = self._clock()
+            self._note_opening_locked(opening, now)
+            self._counters.connections_errors += 1
+            first = not self._circuit.is_open
+            self._circuit.failed(now, error)
+            if not self._entries:
+                self._fail_waiters_locked(now)
+        if first:
+            log("err", f"{self.name}: connecting failed: {one_line(error)}")
+        return None
+
+    def _note_opening_locked(self, opening: Opening, now: float) -> None:
+        self._openings.discard(opening)
+        self._counters.connections_num += 1
+        self._counters.connections_ms += round(1000.0 * (now - opening.started))
+
+    def _fail_waiters_locked(self, now: float) -> None:
+        """The server is down and no connection is left that could come back: waiting has no sense."""
+        while self._waiting:
+            if self._waiting.popleft().fail(self._unavailable_locked(now)):
+                self._counters.requests_errors += 1
+        self._update_divert_locked()
+
+    def _unavailable_locked(self, now: float) -> PoolUnavailable:
+        cause = self._circuit.error
+        error = PoolUnavailable(
+            f"{self.name}: no connection to the server: {one_line(cause)} "
+            f"({self._circuit.describe(now)}; {self._figures()})"
+        )
+        error.__cause__ = cause
+        return error
+
+    # -- hand-over
+
+    def _place_locked(self, conn: Any, entry: Entry) -> None:
+        """A clean connection goes to the first waiter, or to the idle ones."""
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            entry.state = MARKED
+            entry.uses += 1
+            entry.owner = waiter.owner
+            entry.since = self._clock()
+            if waiter.offer(conn):
+                self._update_divert_locked()
+                return
+            entry.uses -= 1
+        entry.state = IDLE
+        entry.since = None
+        self._idle.append(conn)
+        self._update_divert_locked()
+
+    def _serve_locked(self) -> None:
+        """Give idle connections to waiters: one may have been returned while the other was queueing."""
+        while self._waiting:
+            try:
+                conn = self._idle.pop()
+            except IndexError:
+                return
+            self._place_locked(conn, conn._entry)
+
+    def _update_divert_locked(self) -> None:
+        self._divert = bool(self._waiting) or self._state is not PoolState.OPEN
+
+    # -- loss
+
+    def _retire(self, entry: Entry, conn: Any, *, grow: bool = True) -> None:
+        """Let a connection go: its socket first, its slot after, so that the server never sees one too many."""
+        entry.state = EntryState.RETIRED
+        if conn is not None:
+            close_quietly(conn)
+        with self._lock:
+            self._forget_locked(entry)
+        if grow:
+            self._after_loss()
+
+    def _forget_locked(self, entry: Entry) -> None:
+        if entry in self._entries:
+            self._entries.discard(entry)
+            self._uses_gone += entry.uses
+        entry.state = EntryState.RETIRED
+
+    def _after_loss(self) -> None:
+        """Open a replacement where one is wanted; where the server is known to be down, tell those who wait."""
+        with self._lock:
+            now = self._clock()
+            begun = self._begin_locked(now)
+            if self._circuit.is_open and not self._entries and not self._openings:
+                self._fail_waiters_locked(now)
+        self._open_all(begun)
+
+    def _take_idle(self, conn: Any) -> bool:
+        """Take one connection out of the idle ones; False if somebody else has it by now."""
+        try:
+            self._idle.remove(conn)
+        except (ValueError, IndexError):
+            return False
+        return True
+
+    def _distrust(self) -> None:
+        """Every connection is to be looked at before it is lent again."""
+        self._distrusted_at = self._clock()
+        if self._stamp is not None:
+            self._stamp = self._tick = object()
+
+    def _lose_generation(self, entry: Entry, why: str) -> None:
+        """A server went away under *entry*: drain what was opened along with it, at most once in a while."""
+        self._distrust()
+        with self._lock:
+            now = self._clock()
+            if entry.generation != self._generation or now - self._generation_dropped < GENERATION_PAUSE:
+                return
+            self._generation_dropped = now
+        log("warning", f"{self.name}: backend {entry.pid}: {why}; its whole generation is replaced")
+        self.drain()
+
+    def drain(self) -> None:
+        """Replace every connection: the idle ones now, those on lease when they come back."""
+        with self._lock:
+            self._generation += 1
+            self._mark_leased_locked()
+        self._distrust()
+        self._close_idle()
+        self._after_loss()
+
+    def _close_idle(self) -> None:
+        while self._idle:
+            try:
+                conn = self._idle.pop()
+            except IndexError:
+                return  # a checkout, which takes no lock, was quicker
+            self._retire(conn._entry, conn, grow=False)
+
+    def _mark_leased_locked(self) -> None:
+        """Have every connection that is on lease looked at when it comes back."""
+        for entry in self._entries:
+            if entry.state is LEASED:
+                entry.state = MARKED
+
+    # -- garbage-collected leases
+
+    def note_dropped(self, entry: Entry) -> None:
+        """Called by a finalizer, wherever it may run: only note."""
+        if entry.state in (LEASED, MARKED):
+            self._dropped.append(entry)
+            housekeeper.wake()
+
+    def _free_dropped(self) -> None:
+        """Free the slots of connections that were garbage-collected on lease; the driver has closed them by then."""
+        while self._dropped:
+            try:
+                entry = self._dropped.popleft()
+            except IndexError:
+                return
+            with self._lock:
+                self._counters.leases_dropped += 1
+            self._retire(entry, None)
+            log("warning", f"{self.name}: backend {entry.pid} was dropped on lease and never returned{held_by(entry)}")
+
+    # -- the housekeeper
+
+    def _watch(self) -> None:
+        if self.config.housekeeper:
+            housekeeper.watch(self)
+
+    def maintain(self, now: float) -> float:
+        """One step of upkeep; the seconds until the next. See upkeep.py."""
+        raise NotImplementedError
+
+    def putconn(self, conn: Any) -> None:
+        """Give a leased connection back. See lending.py."""
+        raise NotImplementedError
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew, empty. The parent's sockets are left alone: closing one would end the parent's session."""
+        for entry in self._entries:
+            entry.state = EntryState.INHERITED
+        inherited.append(list(self._idle))
+        state = self._state
+        self._start_empty()
+        self._state = state
+        self._update_divert_locked()
+
+    def _closed_error(self) -> PoolClosed:
+        return PoolClosed(f"{self.name}: the pool is {self._state.value}")
+
+
+inherited: list[list[Any]] = []  # connections of the parent process, never to be touched here
+
+
+def after_fork_in_child() -> None:
+    for pool in list(pools_of_process):
+        pool.after_fork_in_child()
+
+
+def close_quietly(conn: Any) -> None:
+    try:
+        conn.close()
+    except psycopg2.Error as error:
+        log("info", f"closing a connection failed: {one_line(error)}")
+
+
+def one_line(error: BaseException | None) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def held_by(entry: Entry) -> str:
+    owner = "" if entry.owner is None else f"; taken by {entry.owner}"
+    return owner + ("; it was taken here:\n" + "".join(entry.stack) if entry.stack else "")
+
+
+def _run_here(function: Callable[..., object], *args: Any) -> None:
+    function(*args)

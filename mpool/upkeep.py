@@ -1,0 +1,130 @@
+"""What a pool does by itself from time to time: one step, for a time of the caller's choice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mpool import leaks
+from mpool.apache import log, log_exception
+from mpool.entry import LEASED, MARKED, Entry
+from mpool.housekeeper import housekeeper
+from mpool.lending import Lending
+from mpool.supply import NEVER, PoolState
+
+REST = 30.0  # seconds between two steps of a pool that nobody uses
+STEP = 0.5  # and of one that is in use
+
+
+class Upkeep(Lending):
+    """Ticks, expiry of idle connections, leak reports, refill and probes."""
+
+    _quiet_steps = 0
+
+    def maintain(self, now: float) -> float:
+        """Do what is due at *now*; the seconds until the next step."""
+        self._free_dropped()
+        with self._lock:
+            entries = list(self._entries)
+        used = self._note_uses(entries, now)
+        self._expire_idle(now)
+        self._look_for_leaks(entries, now)
+        self._grow()
+        self._give_up_reconnecting(now)
+        return self._next_step(now, used)
+
+    def _note_uses(self, entries: list[Entry], now: float) -> bool:
+        """Note since when each connection is what it is, idle or on one lease; was any used since the last step?"""
+        used = False
+        for entry in entries:
+            if entry.uses != entry.noted_uses:
+                entry.noted_uses = entry.uses
+                entry.noted_at = now
+                used = True
+        return used
+
+    def _expire_idle(self, now: float) -> None:
+        """Close idle connections past their lifetime, of an old generation, or unused for max_idle above min_size."""
+        for conn in self._idle.copy():  # coldest first
+            entry: Entry = conn._entry
+            unused = now - entry.noted_at >= self.config.max_idle and len(self._entries) > self.config.min_size
+            ended = unused or now >= entry.expires or entry.generation != self._generation
+            if ended and self._take_idle(conn):
+                self._retire(entry, conn, grow=False)
+
+    def _look_for_leaks(self, entries: list[Entry], now: float) -> None:
+        for entry in entries:
+            if entry.state is LEASED and now >= entry.expires:
+                entry.state = MARKED  # closed at its return
+            if not self.config.leak_after or entry.state not in (LEASED, MARKED) or entry.reported == entry.uses:
+                continue
+            began = entry.noted_at if entry.since is None else entry.since
+            if now - began >= self.config.leak_after:
+                if entry.since is None:
+                    entry.since = began
+                if entry.state is LEASED:
+                    entry.state = MARKED  # its return is reported too
+                with self._lock:
+                    self._counters.leaks_reported += 1
+                leaks.report_leak(self.name, entry, now - began)
+                # Where one lease leaks others may: from now on the stack of each checkout is known.
+                self._stacks = True
+
+    def _give_up_reconnecting(self, now: float) -> None:
+        """After reconnect_timeout of outage, say so once; the next caller still tries."""
+        with self._lock:
+            circuit = self._circuit
+            due = circuit.is_open and not circuit.reported and now - circuit.opened_at >= self.config.reconnect_timeout
+            if due:
+                circuit.reported = True
+        if due:
+            log("err", f"{self.name}: gave up reconnecting after {self.config.reconnect_timeout:g}s")
+            if self.config.reconnect_failed is not None:
+                self._spawn(self._call_reconnect_failed)
+
+    def _call_reconnect_failed(self) -> None:
+        assert self.config.reconnect_failed is not None
+        try:
+            self.config.reconnect_failed(self)  # type: ignore[arg-type]
+        except Exception:
+            log_exception(f"{self.name}: reconnect_failed raised")
+
+    def _next_step(self, now: float, used: bool) -> float:
+        """Replace the tick, or rest: a pool that nobody uses needs neither ticks nor a waking machine."""
+        if self._state is not PoolState.OPEN:
+            return REST
+        self._quiet_steps = 0 if used or self._leased() else self._quiet_steps + 1
+        if self._quiet_steps > 2:
+            self.hold_tick()
+            wait = min(REST, self.config.max_idle / 4, self.config.max_lifetime / 4)
+        else:
+            self._new_tick()
+            wait = min(STEP, self.config.check_bypass / 2 or STEP)
+        if self.config.leak_after and self._leased():
+            wait = min(wait, self.config.leak_after / 4)
+        if self._circuit.is_open and not self._circuit.reported:
+            wait = min(wait, max(0.0, self._circuit.next_try - now))
+        return wait
+
+    def _new_tick(self) -> None:
+        if self._ticks():
+            self._stamp = self._tick = object()
+
+    def hold_tick(self) -> None:
+        """Until the next step every checkout looks for itself."""
+        self._stamp = None
+        self._tick = NEVER
+
+    def _ticks(self) -> bool:
+        config = self.config
+        return bool(config.housekeeper and config.check_bypass and config.check is None and not self._stacks)
+
+    def _leased(self) -> list[Entry]:
+        with self._lock:
+            return self._leased_locked()
+
+    def _passes(self, conn: Any, entry: Entry, deadline: float, *, handed_over: bool) -> bool:
+        if self._tick is NEVER and self._ticks():
+            self._quiet_steps = 0
+            self._watch()
+            housekeeper.wake()
+        return super()._passes(conn, entry, deadline, handed_over=handed_over)
