@@ -264,7 +264,7 @@ class Importer:
         try:
             source, stat = files.read_when_finished(cache.file) if old is None else files.read(cache.file)
             load.watched[cache.file] = info.signature = files.signature(stat)
-            info.mtime = stat.st_mtime
+            info.mtime, info.source = stat.st_mtime, source
             code = compile(source, cache.file, "exec", dont_inherit=True)
             trace(call, f"{'Importing' if old is None else 'Reimporting'} module {cache.file!r}")
             with hooks.handing_over(old, info):

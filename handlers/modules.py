@@ -41,6 +41,7 @@ class ModuleInfo:
         self.bound: dict[str, ModuleInfo] = {}  # by label: imported while the code was executed
         self.friends: set[str] = set()  # labels imported later, from within functions
         self.signature: Signature | None = None
+        self.source: bytes | None = None  # what was executed; the file may have changed since
         self.mtime = 0.0
         self.instance = self.generation = 0  # 0: it does not serve yet
         self._closure: tuple[tuple[ModuleCache, ModuleInfo, str, Signature | None], ...] | None = None
