@@ -50,12 +50,10 @@ READY_HANDLER = '''\
 
 from mod_python import apache
 
-from handlers import importer
-
 
 def handler(req):
     # A PythonImport line that fails is only logged, and edits would then be seen by nobody.
-    if apache.import_module is not importer.import_module:
+    if not apache.import_module.__module__.startswith("handlers."):
         req.log_error("handlers.importer::install did not run in interpreter %s" % req.interpreter)
         return apache.HTTP_INTERNAL_SERVER_ERROR
     req.content_type = "text/plain"

@@ -204,13 +204,15 @@ def test_what_was_written_is_there_at_the_second_start(serve, site):
     assert "making" not in second.stderr
 
 
-def test_a_cluster_that_was_killed_recovers_at_the_next_start(serve, site):
+def test_a_crashed_cluster_ends_the_command_and_recovers_at_the_next_start(serve, site, place):
     first = serve(site)
     first.wait_ready()
-    for pid in reversed(first.family()):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    first.process.wait(DEADLINE)
+    family = first.family()
+    pid_file = place / "root" / "postgres" / "data" / "postmaster.pid"
+    os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
+    assert first.process.wait(DEADLINE) == 1
+    assert first.stderr.splitlines()[-1].startswith("mpool serve: PostgreSQL ended by itself")
+    wait_until(lambda: not [pid for pid in family if alive(pid)], what=f"{family} are gone")
     (site / "_setup" / "load.py").unlink()
     second = serve(site)
     second.wait_ready()

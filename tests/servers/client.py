@@ -118,9 +118,9 @@ def burst(host: str, port: int, paths: list[str], headers: Mapping[str, str] | N
 class Load:
     """Clients that ask for pages again and again until `stop`; for what must hold while requests go on.
 
-        with Load(httpd.host, httpd.port, ["/page"], clients=8) as load:
-            ...edit...
-        assert load.statuses() == {200}
+    with Load(httpd.host, httpd.port, ["/page"], clients=8) as load:
+        ...edit...
+    assert load.statuses() == {200}
     """
 
     def __init__(self, host: str, port: int, paths: list[str], clients: int = 8) -> None:

@@ -8,7 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ class Httpd:
         self,
         *,
         packages: Path,
-        conf: str = "worker.conf",
+        conf: str | Sequence[str] = "worker.conf",
         site: Mapping[str, str] | Path | None = None,
         extra: str = "",
         options: Mapping[str, object] | None = None,
@@ -98,12 +98,14 @@ class Httpd:
         env: Mapping[str, str] | None = None,
     ) -> None:
         """
+        :param conf: a file of apache-conf/, or several, in the order in which they are included.
         :param site: pages by relative name, or a directory to copy.
         :param before: directives in front of the Include.
         :param extra: directives behind it, in the main server.
         :param options: PythonOption directives of the main server.
         :param handler: PythonHandler of the whole site; None leaves it to *extra*.
         """
+        files = [conf] if isinstance(conf, str) else list(conf)
         self.root = make_public_dir("mpa-")
         self.site = self.root / "site"
         self.error_log = self.root / "error.log"
@@ -112,14 +114,14 @@ class Httpd:
         self._env = dict(env or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._settings: dict[str, Any] = {
-            "conf": conf,
+            "conf": files,
             "before": before,
             "extra": extra,
             "options": dict(options or {}),
             "processes": processes,
             "threads": threads,
             "handler": handler,
-            "mpm": mpm or mpm_of(conf),
+            "mpm": mpm or mpm_of(files[0]),
         }
         try:
             self._fill_site(site)
@@ -190,7 +192,7 @@ class Httpd:
             "    Require all granted",
             "</Directory>",
             s["before"],
-            f'Include "{self.root}/{s["conf"]}"',
+            *(f'Include "{self.root}/{name}"' for name in s["conf"]),
             f"StartServers {s['processes']}",
             f"ServerLimit {max(4, s['processes'])}",
             *([] if prefork else [f"ThreadsPerChild {threads}"]),
@@ -211,7 +213,8 @@ class Httpd:
 
     def _write_configuration(self) -> None:
         # A copy, unchanged: Apache itself reads it as root, but it is also run by people who are not.
-        shutil.copyfile(CONFIGURATIONS / self._settings["conf"], self.root / self._settings["conf"])
+        for name in self._settings["conf"]:
+            shutil.copyfile(CONFIGURATIONS / name, self.root / name)
         (self.root / "ready").write_text("ready\n")
         (self.root / "httpd.conf").write_text(self._configuration())
         make_readable_files(self.root / "ready", self.root / "httpd.conf")

@@ -80,9 +80,7 @@ def test_handlers_import_the_front_of_mpool_only():
 
 @pytest.mark.parametrize("package", ["mpool", "handlers"])
 def test_mod_python_is_imported_in_the_modules_named_for_it(package):
-    users = {
-        name for name, target in imports_of(package) if within(target, "mod_python") or within(target, "_apache")
-    }
+    users = {name for name, target in imports_of(package) if within(target, "mod_python") or within(target, "_apache")}
     assert users <= MAY_IMPORT_MOD_PYTHON
 
 
