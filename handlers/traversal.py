@@ -234,6 +234,9 @@ def _step(module: types.ModuleType, facts: Facts, target: Target, holder: Any, n
     """From an instance or a class of the page to what *name* stands for in it."""
     if is_function_like(holder) or isinstance(holder, Published) or target.attribute is not None:
         raise Refused(f"{name!r} is an attribute of a function")
+    if issubclass(holder if isinstance(holder, type) else type(holder), Handler):
+        # Otherwise a link could call the method for POST, past prepare() and finish().
+        raise Refused(f"{name!r} belongs to a Handler, which chooses the method by that of the request")
     target.levels.append(holder)
     found, owner = _lookup(holder, name)
     if found is _MISSING:
