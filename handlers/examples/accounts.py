@@ -49,7 +49,7 @@ class Accounts(Handler):
 
     def get(self, req, moved: Decimal | None = None):
         """The accounts, and a form for a transfer."""
-        return self.show(req, fill('<p class="done" role="status">$moved moved.</p>', moved=moved) if moved else "")
+        return self._show(req, fill('<p class="done" role="status">$moved moved.</p>', moved=moved) if moved else "")
 
     def post(self, req, payer: str, payee: str, amount: Decimal):
         """Transfer *amount*, then send the browser back to the list."""
@@ -58,13 +58,13 @@ class Accounts(Handler):
                 req, globals(), connection(req), 403, "Not from here", "The form was sent by another site's page."
             )
         self.payer, self.payee, self.amount = layout.text(payer), layout.text(payee), amount
-        fault = self.transfer(connection(req))
+        fault = self._transfer(connection(req))
         if fault:
             req.status = 422
-            return self.show(req, fill('<p class="error" role="alert">$fault</p>', fault=fault))
-        return layout.see_other(req, f"/accounts?moved={amount}")
+            return self._show(req, fill('<p class="error" role="alert">$fault</p>', fault=fault))
+        return layout.see_other(f"/accounts?moved={amount}")
 
-    def transfer(self, conn):
+    def _transfer(self, conn):
         """Move the money within the request's transaction; what is wrong in words, or None."""
         if not 0 < self.amount < 10**9 or self.amount != round(self.amount, 2):
             return "The amount must be more than nothing, in whole cents."
@@ -79,7 +79,7 @@ class Accounts(Handler):
             cur.execute(MOVE, transfer)
         return None
 
-    def show(self, req, notice):
+    def _show(self, req, notice):
         """The page, with what was typed still in the form."""
         conn = connection(req)
         with conn.cursor() as cur:
@@ -94,8 +94,8 @@ class Accounts(Handler):
                 each(ROW, accounts),
                 numbers=("Balance",),
             ),
-            payers=self.options(accounts, self.payer),
-            payees=self.options(accounts, self.payee or accounts[-1]["owner"]),
+            payers=self._choices(accounts, self.payer),
+            payees=self._choices(accounts, self.payee or accounts[-1]["owner"]),
             amount=self.amount,
         )
         return layout.page(
@@ -110,7 +110,7 @@ class Accounts(Handler):
                 "Two rows change, in one transaction."
             ),
             edit=Html(
-                "Take the check of the balance out of <code>transfer</code> in <code>examples/accounts.py</code>, and "
+                "Take the check of the balance out of <code>_transfer</code> in <code>examples/accounts.py</code>, and "
                 "transfer too much."
             ),
             watch=Html(
@@ -120,7 +120,7 @@ class Accounts(Handler):
         )
 
     @staticmethod
-    def options(accounts, chosen):
+    def _choices(accounts, chosen):
         """The owners as choices of a `<select>`."""
         return each(
             "<option$selected>$owner</option>",
@@ -128,6 +128,5 @@ class Accounts(Handler):
         )
 
 
-def index(req):
-    """`/accounts`: hand the request to the class."""
-    return Accounts.handler(req)
+# `/accounts`. In a configuration it would be `PythonHandler accounts::Accounts.handler`.
+index = Accounts

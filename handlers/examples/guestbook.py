@@ -56,7 +56,7 @@ def index(req, conn, author: str = "", message: str = "", country: str = "", sig
         return _show(req, conn, entry, fill('<p class="error" role="alert">$fault</p>', fault=fault))
     with conn.cursor() as cur:
         cur.execute(WRITE, entry)
-    return layout.see_other(req, "/guestbook?signed=1")
+    return layout.see_other("/guestbook?signed=1")
 
 
 def _fault(entry):

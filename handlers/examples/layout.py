@@ -9,6 +9,7 @@ import threading
 import unicodedata
 
 import style
+from handlers.publisher import Response
 from markup import Html, each, fill
 
 __all__ = []  # nothing in this file is a page
@@ -125,15 +126,9 @@ def problem(req, module, conn, status, title, explanation):
     )
 
 
-def see_other(req, address):
-    """Send the browser on after a POST, so that a reload writes nothing twice.
-
-    The address goes into the headers and the function returns: what was
-    written is committed before the browser hears of it.
-    """
-    req.headers_out["Location"] = address
-    req.status = 303
-    return ""
+def see_other(address):
+    """Send the browser on after a POST, so that a reload writes nothing twice."""
+    return Response(303, {"Location": address})
 
 
 def is_foreign(req):

@@ -66,13 +66,14 @@ aside dd { margin: .15rem 0 0; overflow-wrap: anywhere; }
   aside { position: sticky; top: 1.5rem; }
 }
 
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 11rem), 1fr)); gap: .8rem;
+.tiles { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .8rem;
   margin: 0 0 2rem; padding: 0; list-style: none; }
 .tiles a, .tiles .tile { display: block; height: 100%; padding: .9rem 1.1rem; border: 1px solid var(--line);
   border-radius: var(--round); background: var(--sheet); color: var(--quiet); text-decoration: none; }
 .tiles a:hover { border-color: var(--accent); }
 .tiles b { display: block; font-size: 1.9rem; line-height: 1.2; color: var(--ink); letter-spacing: -.02em;
   font-variant-numeric: tabular-nums; }
+@media (min-width: 48rem) { .tiles { grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); } }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); gap: .8rem;
   margin: 0; padding: 0; list-style: none; }
 .cards li { position: relative; padding: 1rem 1.1rem; border: 1px solid var(--line); border-radius: var(--round);
@@ -92,7 +93,8 @@ button { border-color: transparent; background: var(--accent); color: var(--on-a
   cursor: pointer; }
 button:hover { filter: brightness(1.1); }
 .form { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 12rem), 1fr)); gap: .9rem;
-  padding: 1.2rem; border: 1px solid var(--line); border-radius: var(--round); background: var(--sheet); }
+  align-items: end; padding: 1.2rem; border: 1px solid var(--line); border-radius: var(--round);
+  background: var(--sheet); }
 .form .wide { grid-column: 1 / -1; }
 .form button { justify-self: start; }
 .error, .done { margin: 0 0 1rem; padding: .7rem 1rem; border-radius: var(--round); border: 1px solid; }
@@ -125,12 +127,13 @@ footer h2 { margin: 0 0 .6rem; font-size: .95rem; }
 .chain { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .6rem 1.4rem; margin: 0; padding: 0;
   list-style: none; }
 .link { position: relative; overflow-wrap: anywhere; line-height: 1.3; }
-.link b { display: block; font: 600 1.05rem/1.4 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace;
+.link b { display: block; font: 600 .95rem/1.5 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace;
   color: var(--accent); }
 .link .what { font-size: .8rem; font-weight: 600; }
 .link .more { display: block; font-size: .75rem; color: var(--quiet); }
 @media (min-width: 64rem) {
   .chain { grid-template-columns: repeat(5, auto) minmax(0, 1.6fr); }
+  .link b { font-size: 1.05rem; line-height: 1.4; }
   .link + .link::before { content: "\\203A"; position: absolute; left: -1rem; top: 1.1rem; color: var(--quiet); }
 }
 /* In view while you edit, where there is room for it. */
