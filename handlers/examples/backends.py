@@ -21,7 +21,7 @@ ROW = """<tr$class><td><b>$pid</b></td><td><span class="code">$application_name<
 """
 
 TILES = """<ul class="tiles" aria-label="This process's pool">
-<li><span class="tile"><b>$pool_size</b> connections in this process's pool</span></li>
+<li><span class="tile"><b>$pool_size</b> open in this process's pool</span></li>
 <li><span class="tile"><b>$pool_max</b> at most</span></li>
 <li><span class="tile"><b>$pool_available</b> idle now</span></li>
 <li><span class="tile"><b>$requests_num</b> leases so far</span></li>

@@ -7,12 +7,11 @@ the guard sees that it is there already.
 
 import time
 
-from handlers.base import __mp_clone__, __mp_purge__
-from mpool import ConnectionPool
-
 import layout
 import settings
+from handlers.base import __mp_clone__, __mp_purge__
 from markup import Html, fill, rows
+from mpool import ConnectionPool
 
 __mp_keep__ = ("opened",)
 
@@ -30,7 +29,7 @@ successor each time it is edited.</p>
 <ul class="tiles" aria-label="What was carried over">
 <li><span class="tile"><b id="age">$age s</b> since this process made the pool</span></li>
 <li><span class="tile"><b>$pid</b> is the backend, connected at $since</span></li>
-<li><span class="tile"><b>$size</b> connections in the pool</span></li>
+<li><span class="tile"><b>$size</b> open in the pool, of two at most</span></li>
 </ul>
 <h2>The whole trick</h2>
 <pre><code>from handlers.base import __mp_clone__, __mp_purge__
@@ -60,6 +59,7 @@ def index(req):
             edit=Html("<code>BODY</code> in <code>examples/carried.py</code>, as often as you like."),
             watch=Html(
                 "The number of loads goes up; the backend, its start and the age of the pool stay. Then take the "
-                "line with the hooks away: from the second edit on there is a new pool each time."
+                "line with the hooks away. The old code has them still and hands over once more; from the next edit "
+                "on there is a new pool each time."
             ),
         )

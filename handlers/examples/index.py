@@ -63,7 +63,7 @@ def index(req, conn):
         body=fill(BODY, cards=cards, directory=layout.source(globals()).partition("/")[0], **counts),
         shows="Four counts in one query, over a connection that the request has leased.",
         edit=Html(
-            "Any of the files. Change <code>--accent</code> in <code>examples/style.py</code>, or a sentence in "
+            "Any of the files. Change the accent colour in <code>examples/style.py</code>, or a sentence in "
             "<code>examples/index.py</code>; then break one on purpose, and save it."
         ),
         watch=Html(

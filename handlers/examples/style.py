@@ -138,6 +138,7 @@ footer h2 { margin: 0 0 .6rem; font-size: .95rem; }
 }
 /* In view while you edit, where there is room for it. */
 @media (min-width: 64rem) and (min-height: 40rem) {
+  :root { scroll-padding-bottom: 6rem; }
   footer { position: sticky; bottom: 0; padding-block: .6rem .7rem; }
   footer h2 { position: absolute; clip-path: inset(50%); }
 }

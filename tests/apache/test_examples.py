@@ -27,7 +27,7 @@ PAGES = {
     "/guestbook": "Sign the guest book",
     "/accounts": "Björn",
     "/naive": "Five subdivisions",
-    "/carried": "connections in the pool",
+    "/carried": "open in the pool",
     "/backends": "this request&#x27;s is marked",
 }
 
@@ -423,6 +423,87 @@ def test_the_carried_pool_lives_through_edits(site: Any) -> None:
         after = footer(fresh(site, "/carried", f"<h1>Carried over {number}</h1>"))
         assert after["backend"] == before["backend"]
     assert after["instance"] == "6"
+
+
+def test_without_its_hooks_the_page_hands_over_once_more(site: Any) -> None:
+    """As the page says; and the pools that are not handed over are closed."""
+    first = footer(site.get("/carried").text)["backend"]
+    hooks = "from handlers.base import __mp_clone__, __mp_purge__"
+    edit(site, "carried.py", hooks, "")
+    source = (site.site / "carried.py").read_text(encoding="utf-8")
+    backends = []
+    for number in range(1, 4):
+        site.write("carried.py", source.replace('title="Carried over"', f'title="Carried over {number}"'))
+        backends.append(footer(fresh(site, "/carried", f"<h1>Carried over {number}</h1>"))["backend"])
+    assert backends[0] == first
+    assert len(set(backends)) == 3
+
+    def one_is_left() -> bool:
+        return len(re.findall(r"/carried</span>", site.get("/backends").text)) == 1
+
+    wait_until(one_is_left, what="one pool of the carried page")
+
+
+def test_after_a_restart_of_postgresql_only_the_naive_page_needs_an_edit(
+    httpd: Callable[..., Any], postgres_factory: Callable[..., Any]
+) -> None:
+    server = postgres_factory()
+    conn = psycopg2.connect(server.conninfo)
+    try:
+        loader().load(conn)
+    finally:
+        conn.close()
+    site = httpd(site=SITE, options={"mpool.conninfo": server.conninfo})
+    paths = ("/countries", "/carried", "/naive")
+    assert [site.get(path).status for path in paths] == [200, 200, 200]
+    server.restart()
+    assert site.get("/naive").status >= 500
+
+    def recovered() -> bool:
+        return all(site.get(path).status == 200 for path in ("/countries", "/carried"))
+
+    wait_until(recovered, what="the pages that have a pool")
+    assert site.get("/naive").status >= 500
+    edit(site, "naive.py", "Five subdivisions", "Five places")
+
+    def reconnected() -> bool:
+        return bool(site.get("/naive").status == 200)
+
+    wait_until(reconnected, what="the edited naive page")
+
+
+HINTS = (
+    ("countries.py", "ORDER BY c.name", "ORDER BY c.alpha_3", "/countries", r"<tbody>.*?>Aruba<.*?>Afghanistan<"),
+    ("countries.py", "<dt>Two letters</dt>", "<dt>alpha-2</dt>", "/countries/show?code=FI", "<dt>alpha-2</dt>"),
+    ("languages.py", "PAGE_SIZE = 50", "PAGE_SIZE = 20", "/languages", "1 to 20 of"),
+    ("guestbook.py", "MESSAGE_LENGTH = 500", "MESSAGE_LENGTH = 50", "/guestbook", 'maxlength="50"'),
+    ("currencies.py", 'title="Currencies"', 'title="Money"', "/currencies", "<h1>Money</h1>"),
+    ("style.py", "--accent: #0b6e69", "--accent: #8a2be2", "/style", "#8a2be2"),
+)
+
+
+def test_what_the_pages_tell_to_edit_can_be_edited_and_seen(site: Any) -> None:
+    for name, old, new, path, expected in HINTS:
+        assert site.get(path).status == 200
+        edit(site, name, old, new)
+
+        def seen(path: str = path, expected: str = expected) -> bool:
+            answer = site.get(path)
+            assert answer.status == 200
+            return re.search(expected, answer.text, re.DOTALL) is not None
+
+        wait_until(seen, what=f"{expected} in {path}")
+
+
+def test_edits_under_load_fail_no_request(site: Any) -> None:
+    paths = ["/", "/countries?q=an", "/languages", "/guestbook", "/accounts", "/naive", "/carried", "/backends"]
+    with site.load(paths, clients=4) as load:
+        for number in range(5):
+            edit(site, "layout.py", 'SITE = "', f'SITE = "{number}')
+            fresh(site, "/currencies", f"· {number}")
+    assert load.statuses() == {200}
+    assert not load.errors
+    assert len(load.responses) > len(paths)
 
 
 def test_backends_lists_the_pool_and_the_pages_own_connections(site: Any) -> None:
