@@ -13,6 +13,7 @@ import time
 from operator import attrgetter
 
 QUIET = 0.05  # seconds since the last write before a file counts as complete
+EMPTY = 20  # an empty file has to be as many times as quiet: most writers begin with one, and may be held up there
 
 Signature = tuple[int, int, int, int, int]
 
@@ -46,11 +47,17 @@ def signature_of(path: str) -> Signature | None:
     return None if found is None else signature(found)
 
 
+def is_quiet(found: os.stat_result) -> bool:
+    """Was the last write long enough ago?"""
+    quiet = QUIET if found.st_size else QUIET * EMPTY
+    # The change time, for anyone can set the other. One that lies ahead of the clock says nothing of the last write.
+    return not 0 <= time.time_ns() - found.st_ctime_ns < quiet * 1e9
+
+
 def read(path: str) -> tuple[bytes, os.stat_result]:
     """The bytes of *path* and the stat they belong to; Unfinished where it is still being written."""
     before = os.stat(path)
-    # The change time, for anyone can set the other. One that lies ahead of the clock says nothing of the last write.
-    if 0 <= time.time_ns() - before.st_ctime_ns < QUIET * 1e9:
+    if not is_quiet(before):
         raise Unfinished(path)
     with open(path, "rb") as file:
         data = file.read()

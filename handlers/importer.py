@@ -175,6 +175,8 @@ class Importer:
                 if failure is not None and failure is cache.failure:
                     cache.failure = None  # the change that failed has been taken back
                 return info
+            if not files.is_quiet(stat):
+                return info  # until it is complete
             if failure is not None and not self._try_again(failure, call.settings):
                 return self._despite(cache, failure.error, call)
             if not self._must_execute(cache, info, stat, call):
@@ -349,6 +351,8 @@ class Importer:
             if each.old is not None and each.handed_over is not None:
                 hooks.roll_back(each.old.module, each.info.module)
         self._loads.failed(failing, error, self._abandon)
+        if isinstance(error, files.Unfinished):
+            return
         for each in failing:
             failure = each.info.cache.failure
             if each.old is not None and failure is not None and failure.failures == 1 and call.settings.serve_last_good:

@@ -149,14 +149,13 @@ class Httpd:
             path.parent.mkdir(parents=True)
             make_readable(self.site)
         data = text.encode()
-        if how == "inplace" and path.exists():
-            _write_inplace(path, data)
-            return path
         fresh = self.root / f"{path.name}.new"
         fresh.write_bytes(data)
         fresh.chmod(0o644)
         if how == "rename":
             os.replace(fresh, path)
+        elif how == "inplace" and path.exists():
+            _write_inplace(path, fresh)
         elif how in ("copy", "inplace"):
             shutil.copyfile(fresh, path)
             path.chmod(0o644)
@@ -372,10 +371,10 @@ def _quoted(value: object) -> str:
     return f'"{text}"'
 
 
-def _write_inplace(path: Path, data: bytes) -> None:
-    """Truncate and write in pieces: in between, the file is there and unfinished."""
-    with open(path, "r+b", buffering=0) as file:
-        file.truncate(0)
-        half = len(data) // 2
-        file.write(data[:half])
-        file.write(data[half:])
+def _write_inplace(path: Path, fresh: Path) -> None:
+    """Truncate and write in pieces: in between, the file is there and unfinished.
+
+    By a process of its own: a thread of this one may be held up between two writes for longer than any file is
+    expected to be unfinished.
+    """
+    subprocess.run(["dd", f"if={fresh}", f"of={path}", "bs=1024", "status=none"], check=True)
