@@ -1,13 +1,14 @@
 """All that handlers knows of mod_python's internals.
 
 ``install`` replaces the methods of mod_python's callback object, since its ``import_module`` is told neither the
-request nor the directory, and rules that need them could not be kept. What is replaced does what mod_python's own does,
-with these differences: nothing is put on sys.path; a handler may be a file name or a callable; one request is one set of
-modules and one leased connection, whatever phases and filters it runs through.
+request nor the directory, and rules that need them could not be kept. What is replaced does what mod_python's own
+does, with these differences: nothing is put on sys.path; a handler may be a file name or a callable; one request is one
+set of modules and one leased connection, whatever phases and filters it runs through.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -18,7 +19,16 @@ from mod_python import apache
 
 from handlers import leases
 from handlers.context import Call, Imports, Settings, current, entered, settings
-from handlers.importer import Importer, import_module
+from handlers.errorpage import chain_of, error_page
+from handlers.importer import (
+    Importer,
+    freeze_modules,
+    import_module,
+    module_info,
+    modules_graph,
+    page_module,
+    request_modules_graph,
+)
 from handlers.modules import ModuleCache, ModuleInfo
 from mpool import interpreter_name, log
 
@@ -42,8 +52,53 @@ def install(importer: Importer) -> bool:
     callback.ConnectionDispatch = connection_dispatch
     callback.ImportDispatch = import_dispatch
     callback.IncludeDispatch = _include_dispatch(callback.IncludeDispatch)
-    apache.import_module = import_module
+    callback.ReportError = _report_error(callback.ReportError)
+    apache.ximport_module = apache.import_module
+    for function in (
+        *(import_module, freeze_modules, modules_graph, request_modules_graph, module_info),
+        *(get_current_config, get_current_options, get_handler_root),
+    ):
+        setattr(apache, function.__name__, function)
+    with contextlib.suppress(ImportError):  # it needs what a later Python no longer has
+        from mod_python import publisher
+
+        publisher.page_cache = _Pages()
+    _replace_redirect()
     return True
+
+
+def _replace_redirect() -> None:
+    """mod_python's own sends the 302 before what the request has stored is committed."""
+    from mod_python import util
+
+    from handlers.serving import redirect
+
+    util.redirect = redirect
+
+
+class _Pages:
+    """mod_python.publisher's page cache: its pages are managed modules, hooks included. (item 48)"""
+
+    def __getitem__(self, req: Any) -> Any:
+        return page_module(req, req.filename)
+
+
+def get_current_config() -> Any:
+    """The directives in force for the present request, or the main server's."""
+    call = current()
+    return call.req.get_config() if call is not None and call.req is not None else apache.main_server.get_config()
+
+
+def get_current_options() -> Any:
+    """The PythonOption values in force for the present request, or the main server's."""
+    call = current()
+    return call.req.get_options() if call is not None and call.req is not None else apache.main_server.get_options()
+
+
+def get_handler_root() -> str | None:
+    """The directory that ``~`` stands for in the present request; None outside of one. (item 12)"""
+    call = current()
+    return call.handler_root if call is not None else None
 
 
 # -- the calls ---------------------------------------------------------------------------------------------------------
@@ -323,3 +378,31 @@ def _reported(callback: Any, config: Any, **context: Any) -> int:
     finally:
         del trace, error
 
+
+def _report_error(original: Callable[..., Any]) -> Callable[..., Any]:
+    def report_error(
+        callback: Any, kind: Any, error: BaseException, trace: Any, req: Any = None, debug: bool = False, **context: Any
+    ) -> int:
+        """To the log as mod_python does it; the page for the browser is ours."""
+        result = original(callback, kind, error, trace, req=req, debug=0, **context)
+        is_write_error = isinstance(error, OSError) and str(error).startswith("Write")  # there is no client any more
+        if not debug or req is None or is_write_error:
+            return int(result or apache.HTTP_INTERNAL_SERVER_ERROR)
+        title = f"{context.get('phase')} {context.get('hname')}"
+        page = error_page(title, error.with_traceback(trace), _concerned(req, error))
+        req.status = apache.HTTP_INTERNAL_SERVER_ERROR
+        req.content_type = "text/html; charset=utf-8"
+        target = context.get("filter") or req
+        target.write(page)
+        if target is not req:
+            target.flush()
+        return int(apache.DONE)
+
+    return report_error
+
+
+def _concerned(req: Any, error: BaseException) -> list[ModuleCache]:
+    """The modules that the request has imported, that the error has come through, or that cannot be loaded."""
+    imported = getattr(leases.root(req), _IMPORTS, None) or Imports()
+    labels = {*imported.infos, *(info.label for info in chain_of(error))}
+    return [cache for cache in _importer.caches() if cache.label in labels or cache.failure]

@@ -150,7 +150,7 @@ def release(module: ModuleType) -> None:
     for name, value in list(vars(module).items()):
         if not (is_pool(value) or is_connection(value)) or is_registered(value):
             continue
-        close: Callable[[], Any] = getattr(value, "closeall", None) or value.close  # type: ignore[attr-defined]
+        close: Callable[[], Any] = getattr(value, "closeall", None) or value.close
         try:
             close()
         except Exception as error:

@@ -14,20 +14,18 @@ import linecache
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import CodeType, FrameType, ModuleType
-from typing import Any, cast
+from typing import Any
 
-from handlers import files, hooks
+from handlers import files, finder, hooks
 from handlers.context import Call, Imports, Settings, current, entered
+from handlers.graph import graph
 from handlers.loads import Load, Loads, State
-from handlers.modules import Failure, ModuleCache, ModuleInfo, copy_of, new_module
+from handlers.modules import Failure, ModuleCache, ModuleInfo, copy_of
 from handlers.retire import Retirement
 from mpool import interpreter_name, log, on_child_exit
-
-# A page that bears the name of one of these must not hide it from the pages beside it.
-RESERVED = frozenset({"handlers", "mod_python", "mpool"})
 
 Found = tuple[ModuleCache, "os.stat_result | None"]
 
@@ -37,7 +35,7 @@ class Importer:
 
     def __init__(self) -> None:
         self._caches: dict[str, ModuleCache] = {}  # by file
-        self._places: dict[tuple[str, str], ModuleCache] = {}  # (directory, name) -> where that was found before
+        self._places: dict[tuple[str, str], str] = {}  # (directory, name) -> the file that was found there before
         self._loads = Loads()
         self._committed: list[Load] = []  # swapped, and what they replaced not yet retired
         self._generation = 0
@@ -64,59 +62,29 @@ class Importer:
 
     def find(self, name: str, call: Call, caller: ModuleInfo | None, path: Sequence[str]) -> Found | None:
         """The cache of the managed module *name*, and the stat that was made to find it; None: a standard import."""
-        explicit = self._explicit(name, call, caller)
-        if explicit is not None:
-            found = self._at(explicit, call)
+        if finder.is_explicit(name):
+            file = finder.resolve(name, call, caller)
+            if file is None:
+                return None
+            found = self._at(os.path.normpath(file), call)
             if found is None:
-                raise FileNotFoundError(errno.ENOENT, "No such module file", explicit)
+                raise FileNotFoundError(errno.ENOENT, "No such module file", file)
             return found
-        if name.startswith(("~", "./", "../")) or ("." in name and "/" not in name) or name in RESERVED:
+        if not finder.is_managed(name):
             return None
-        for directory in self._directories(call, caller, path):
+        for directory in finder.directories(call, caller, path):
             place = self._places.get((directory, name))
-            found = self._at(place.file if place else os.path.join(directory, name + ".py"), call)
+            found = self._at(place or os.path.normpath(os.path.join(directory, name + ".py")), call)
             if found is not None:
-                self._places[(directory, name)] = found[0]
+                self._places[(directory, name)] = found[0].file
                 return found
         return None
-
-    def _explicit(self, name: str, call: Call, caller: ModuleInfo | None) -> str | None:
-        if name.startswith("/"):
-            return os.path.normpath(name)
-        return self._relative(name, call, caller) if name.startswith(("~/", "./", "../")) else None
-
-    @staticmethod
-    def _relative(name: str, call: Call, caller: ModuleInfo | None) -> str | None:
-        """*name* with its leading ``~``, ``.`` or ``..`` resolved; None where there is nothing to resolve it against."""
-        if name == "~" or name.startswith("~/"):
-            return os.path.normpath(call.handler_root + name[1:]) if call.handler_root else None
-        if name in (".", "..") or name.startswith(("./", "../")):
-            return os.path.normpath(os.path.join(caller.directory, name)) if caller else None
-        return name
-
-    def _directories(self, call: Call, caller: ModuleInfo | None, path: Sequence[str]) -> Iterable[str]:
-        """Where a bare name is looked for, in order. (reload contract, items 8 to 11)"""
-        for directory in path:
-            resolved = self._relative(directory, call, caller)
-            if resolved:
-                yield resolved
-        if caller is not None:
-            yield caller.directory
-            for directory in getattr(caller.module, "__mp_path__", ()):
-                resolved = self._relative(directory, call, caller)
-                if resolved:
-                    yield resolved
-        for directory in call.settings.path:
-            resolved = self._relative(directory, call, caller)
-            if resolved:
-                yield resolved
 
     def _at(self, file: str, call: Call) -> Found | None:
         """The module of *file*, if there is such a file."""
         cache = self._caches.get(file)
-        if cache is not None and cache.info is not None:
-            if cache.label in call.imports.infos or not self._is_due(cache, call.settings.autoreload, call):
-                return cache, None
+        if cache is not None and cache.info is not None and not self._has_to_look(cache, call):
+            return cache, None
         found = files.look(file)
         if call.loads:
             call.loads[-1].watched[file] = files.signature(found) if found else None
@@ -129,6 +97,9 @@ class Importer:
             self._retire_removed()
         return None
 
+    def _has_to_look(self, cache: ModuleCache, call: Call) -> bool:
+        return cache.label not in call.imports.infos and self._is_due(cache, call.settings.autoreload, call)
+
     def _is_due(self, cache: ModuleCache, autoreload: bool, call: Call) -> bool:
         if self._frozen or not autoreload:
             return cache.failure is not None  # (reload contract, item 20)
@@ -138,7 +109,12 @@ class Importer:
     # -- decide
 
     def obtain(
-        self, found: Found, call: Call, caller: ModuleInfo | None, path: Sequence[str] = (), autoreload: bool | None = None
+        self,
+        found: Found,
+        call: Call,
+        caller: ModuleInfo | None,
+        path: Sequence[str] = (),
+        autoreload: bool | None = None,
     ) -> ModuleInfo:
         """The instance of *found* for this request: the one it had before, the one that serves, or a new one."""
         cache, stat = found
@@ -146,7 +122,8 @@ class Importer:
         if info is None:
             cache.atime = time.time()
             cache.direct += 1
-            info = self._serving(cache, stat, call, path, call.settings.autoreload if autoreload is None else autoreload)
+            autoreload = call.settings.autoreload if autoreload is None else autoreload
+            info = self._serving(cache, stat, call, path, autoreload)
             if info.generation:
                 self._pin(info, call.imports)
         if caller is not None:
@@ -364,12 +341,12 @@ class Importer:
     @staticmethod
     def _abandon(load: Load) -> None:
         """Called under the lock of the loads: bookkeeping only."""
-        info, cache = load.info, load.info.cache
+        cache = load.info.cache
         if cache.info is not None:
             sys.modules[cache.label] = cache.info.module
         else:
             sys.modules.pop(cache.label, None)
-        if not isinstance(load.error, files.Unfinished):
+        if load.error is not None and not isinstance(load.error, files.Unfinished):
             cache.failure = Failure.after(cache.failure, load.error, dict(load.watched))
 
     @staticmethod
@@ -421,8 +398,10 @@ def import_module(
     with entered(call):
         found = _importer.find(name, call, info, path or ())
         if found is None:
-            return cast(ModuleType, _plain_import(name, {}, {}, ["*"]))
-        return _importer.obtain(found, call, info, path or (), autoreload).module
+            return _plain_import(name, {}, {}, ["*"])
+        # The path of an explicit import is the module's own search path from then on. (reload contract, item 13)
+        own_path = path if path and finder.is_explicit(name) else ()
+        return _importer.obtain(found, call, info, own_path, autoreload).module
 
 
 def page_module(req: Any, filename: str) -> ModuleType:
@@ -450,11 +429,11 @@ def statement(
     """
     if globals is not None and not level and "." not in name and fromlist != []:
         info = globals.get("__mp_info__")
-        if info.__class__ is ModuleInfo:
-            module = _beside(name, cast(ModuleInfo, info))
+        if isinstance(info, ModuleInfo):
+            module = _beside(name, info)
             if module is not None:
                 return module
-    return cast(ModuleType, _plain_import(name, globals, locals, fromlist, level))
+    return _plain_import(name, globals, locals, fromlist, level)
 
 
 def _beside(name: str, info: ModuleInfo) -> ModuleType | None:
@@ -486,6 +465,36 @@ _outside: Callable[[FrameType | None, Any], Call] = lambda caller, req: Call()  
 def freeze_modules() -> None:
     """No module of this interpreter is checked or reloaded any more, until the child ends."""
     _importer.freeze()
+
+
+def modules_graph(verbose: int = 0) -> str:
+    """The modules of this interpreter and what each was built on, as text for Graphviz."""
+    return graph("GLOBAL", ((cache, cache.children) for cache in _importer.caches()), bool(verbose))
+
+
+def request_modules_graph(verbose: int = 0) -> str:
+    """The modules that the present request has imported, and all that each has imported, as text for Graphviz."""
+    call = current()
+    infos = list(call.imports.infos.values()) if call else []
+    return graph("REQUEST", ((info.cache, info.children) for info in infos), bool(verbose))
+
+
+def module_info(label: str) -> ModuleCache:
+    """What is known of the module *label* (its ``__name__``); KeyError for any other name."""
+    for cache in _importer.caches():
+        if cache.label == label:
+            return cache
+    raise KeyError(label)
+
+
+def python_path(path: list[str]) -> list[str]:
+    """Install the importer in whichever interpreter evaluates this, and answer with *path*.
+
+    For ``PythonPath "__import__('handlers.importer').importer.python_path(sys.path)"``: mod_python evaluates that in
+    each interpreter, before its first import, and so reaches those that no PythonImport line names.
+    """
+    install()
+    return path
 
 
 def install() -> None:

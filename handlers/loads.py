@@ -67,9 +67,9 @@ class Loads:
     ) -> tuple[Load | None, bool]:
         """The load of *key*, and whether it is the caller's to carry out.
 
-        ``begin`` is called under the lock where no load is under way, and answers with the new instance, or with None if
-        a load is no longer due (the answer is then ``(None, False)``). Otherwise this waits until the load under way is
-        settled; a load that comes back unsettled is a member of the caller's own import cycle.
+        ``begin`` is called under the lock where no load is under way, and answers with the new instance, or with None
+        if a load is no longer due (the answer is then ``(None, False)``). Otherwise this waits until the load under way
+        is settled; a load that comes back unsettled is a member of the caller's own import cycle.
         """
         with self._changed:
             load = self._loads.get(key)

@@ -18,7 +18,8 @@ FIRST_RETRY, LAST_RETRY = 1.0, 60.0  # seconds until a failed reload is tried ag
 
 def label_of(file: str) -> str:
     """The name under which *file* is known: ``_mp_`` and the MD5 of its normalised path. (reload contract, item 1)"""
-    return "_mp_" + hashlib.md5(os.path.normpath(file).encode("utf-8", "surrogateescape"), usedforsecurity=False).hexdigest()
+    path = os.path.normpath(file).encode("utf-8", "surrogateescape")
+    return "_mp_" + hashlib.md5(path, usedforsecurity=False).hexdigest()
 
 
 def new_module(label: str) -> ModuleType:

@@ -44,7 +44,11 @@ class Retired:
 class Retirement:
     """The retired instances of this interpreter, until they have drained."""
 
-    def __init__(self, serving: Callable[[], Iterable[ModuleInfo]], soon: Callable[[Callable[[], None]], None] = run_soon):
+    def __init__(
+        self,
+        serving: Callable[[], Iterable[ModuleInfo]],
+        soon: Callable[[Callable[[], None]], None] = run_soon,
+    ) -> None:
         self._serving = serving
         self._soon = soon
         self._active: dict[Imports, None] = {}
@@ -114,19 +118,19 @@ def let_go(infos: list[ModuleInfo], serving: Iterable[ModuleInfo] = ()) -> None:
             if id(value) not in carried
         ]
         if found:
-            left.append((f"instance {info.instance} of {info.file!r}" if info.instance else f"a failed load of {info.file!r}", found))
+            which = f"instance {info.instance}" if info.instance else "a failed load"
+            left.append((f"{which} of {info.file!r}", found))
         if not _is_running(vars(info.module)):
             _forget(vars(info.module))
         info.discard()
         info.bound.clear()
     del infos
     gc.collect()
-    if left:
-        if any(reference() is not None for _, found in left for _, reference in found):
-            # typing keeps the arguments of Optional[...] and its like, and by them whole modules, in caches.
-            for clear in getattr(typing, "_cleanups", ()):
-                clear()
-            gc.collect()
+    if any(reference() is not None for _, found in left for _, reference in found):
+        # typing keeps the arguments of Optional[...] and its like, and by them whole modules, in caches.
+        for clear in getattr(typing, "_cleanups", ()):
+            clear()
+        gc.collect()
     for instance, found in left:
         closed = [text for text, reference in found if reference() is None]
         open_ = [text for text, reference in found if reference() is not None]
