@@ -98,7 +98,7 @@ def follow(target: Any) -> tuple[list[types.FunctionType], list[Any]]:
         seen.add(id(current))
         if isinstance(current, types.FunctionType):
             functions.append(current)
-            todo += _cells(current)
+            todo += cells(current)
             others += current.__defaults__ or ()
             others += (current.__kwdefaults__ or {}).values()
             others += (value for name, value in current.__dict__.items() if name != "__wrapped__" and name not in NAMES)
@@ -117,7 +117,8 @@ def follow(target: Any) -> tuple[list[types.FunctionType], list[Any]]:
     return functions, others
 
 
-def _cells(function: types.FunctionType) -> Iterator[Any]:
+def cells(function: types.FunctionType) -> Iterator[Any]:
+    """What *function* holds from the functions around it."""
     for cell in function.__closure__ or ():
         try:
             yield cell.cell_contents

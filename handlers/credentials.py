@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hmac
 import re
@@ -33,11 +32,12 @@ def basic_credentials(req: Any) -> Credentials | None:
     if not text:
         return None
     scheme, _, token = text.partition(" ")
-    if scheme.lower() != "basic":
+    token = token.strip(" ")
+    if scheme.lower() != "basic" or len(token) % 4:
         return None
     try:
-        decoded = base64.b64decode(token.strip(" "), validate=True).decode("utf-8")
-    except (binascii.Error, ValueError):
+        decoded = binascii.a2b_base64(token, strict_mode=True).decode("utf-8")
+    except ValueError:  # not base64 (binascii.Error is one), not ASCII, or not UTF-8
         return None
     user, colon, password = decoded.partition(":")
     if not colon or not user or any(ord(character) < 32 or ord(character) == 127 for character in decoded):

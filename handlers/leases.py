@@ -8,8 +8,6 @@ the outermost bracket ends, and not in the request's cleanup, which under the ev
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 from mpool import get_connection, log, release
@@ -17,18 +15,20 @@ from mpool import get_connection, log, release
 #: The attribute of the main request that holds its `RequestLeases`.
 ATTRIBUTE = "mpool_leases"
 
+#: psycopg2.extensions.STATUS_READY: no statement has been sent since the last commit or rollback.
+_READY = 1
+
 _told_of_fallback = False
 
 
 class RequestLeases:
     """What one main request holds: how deep its dispatches nest, and its connections by pool name."""
 
-    __slots__ = ("connections", "depth", "unsettled")
+    __slots__ = ("connections", "depth")
 
     def __init__(self) -> None:
         self.depth = 0
         self.connections: dict[str, Any] = {}
-        self.unsettled = False  # a lease was handed out since the last commit or rollback
 
     def __repr__(self) -> str:
         return f"<RequestLeases depth={self.depth} pools={sorted(self.connections)}>"
@@ -61,7 +61,6 @@ def connection(req: Any, name: str = "default") -> Any:
         leases.connections[name] = leased
         if leases.depth == 0 and len(leases.connections) == 1:
             _end_with_request(main)
-    leases.unsettled = True
     return leased
 
 
@@ -84,15 +83,18 @@ def leave(req: Any, commit: bool) -> bool:
     """
     leases: RequestLeases = getattr(root(req), ATTRIBUTE)
     leases.depth -= 1
-    if leases.depth > 0 or not leases.connections:
+    if not leases.connections:
         return True
     try:
-        _end_transactions(leases, commit)
+        # A failed subrequest or redirect takes the shared transaction with it: half of its work is not to be kept.
+        if leases.depth <= 0 or not commit:
+            _end_transactions(leases, commit)
     except Exception as error:
         log("err", f"the transaction of {_uri(req)} could not be {'committed' if commit else 'rolled back'}: {error}")
         return not commit or has_sent(req)
     finally:
-        _give_back(leases)
+        if leases.depth <= 0:
+            _give_back(leases)
     return True
 
 
@@ -102,7 +104,7 @@ def settle(req: Any, commit: bool) -> None:
     Raises the driver's error where a commit fails: nothing of that transaction is stored then.
     """
     leases: RequestLeases | None = getattr(root(req), ATTRIBUTE, None)
-    if leases is not None and leases.unsettled:
+    if leases is not None and leases.connections:
         _end_transactions(leases, commit)
 
 
@@ -116,23 +118,12 @@ def give_back(req: Any) -> None:
         _give_back(leases)
 
 
-@contextlib.contextmanager
-def dispatched(req: Any) -> Iterator[None]:
-    """`enter` and `leave` around a block; an exception rolls back."""
-    enter(req)
-    done = False
-    try:
-        yield
-        done = True
-    finally:
-        leave(req, done)
-
-
 def _end_transactions(leases: RequestLeases, commit: bool) -> None:
     """Commit or roll back every leased connection; after a failed commit the rest is rolled back, then it is raised."""
-    leases.unsettled = False
     failure: Exception | None = None
     for leased in leases.connections.values():
+        if leased.status == _READY:
+            continue  # no transaction is open, and on a connection that has died since, asking would be an error
         try:
             if commit and failure is None:
                 leased.commit()
@@ -147,7 +138,6 @@ def _end_transactions(leases: RequestLeases, commit: bool) -> None:
 def _give_back(leases: RequestLeases) -> None:
     """Release every connection; the pool itself rolls back and checks what comes back."""
     connections, leases.connections = leases.connections, {}
-    leases.unsettled = False
     for name, leased in connections.items():
         try:
             release(leased)

@@ -16,6 +16,8 @@ from enum import Enum
 from typing import Any
 from uuid import UUID
 
+from mpool import is_connection, is_pool
+
 _END_OF_HTML = re.compile(r"</html\s*>\s*$", re.IGNORECASE)
 _START_OF_HTML = re.compile(r"\s*(<!doctype\s+html|<html)", re.IGNORECASE)
 _CHARSET = re.compile(r"charset\s*=\s*\"?([^\s;\"]+)", re.IGNORECASE)
@@ -91,7 +93,16 @@ def render(result: Any, declared: str | None) -> Rendered:
         if isinstance(result, Sized):
             return _joined(list(result), declared)
         return _stream(iter(result), declared)
+    is_number = isinstance(result, (int, float, complex))
+    if callable(result) or is_connection(result) or is_pool(result) or not (is_number or _has_text(result)):
+        # Its repr would tell of the inside; nobody means to publish it.
+        raise TypeError(f"the page returned a {type(result).__name__}, which has no form as text")
     return _text(str(result), declared, is_html=False)
+
+
+def _has_text(value: Any) -> bool:
+    """Does its class say what it is as a text, or would that be its repr?"""
+    return any("__str__" in cls.__dict__ for cls in type(value).__mro__ if cls is not object)
 
 
 def _text(text: str, declared: str | None, is_html: bool) -> Rendered:

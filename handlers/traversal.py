@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from handlers.access import NO_PROTECTION, Protection, follow, level_values, protection
+from handlers.access import NO_PROTECTION, Protection, cells, follow, level_values, protection
 from handlers.arguments import Plan, make_plan
 from handlers.definitions import NAMES, CodeKey, Facts, facts_of_globals
 from handlers.errors import Undecidable
@@ -328,9 +328,9 @@ def _signature_source(found: Any) -> Any:
     if isinstance(found, types.FunctionType) and "__wrapped__" not in found.__dict__:
         kinds = {parameter.kind for parameter in inspect.signature(found).parameters.values()}
         if kinds == {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
-            inner = follow(found)[0]
-            if len(inner) == 2:
-                return inner[1]
+            wrapped = [inner for inner in cells(found) if is_function_like(inner)]
+            if len(wrapped) == 1:
+                return _signature_source(wrapped[0])
     return found
 
 

@@ -1,0 +1,604 @@
+"""What is published, how it is called, what its result becomes, and in which order answer and commit go."""
+
+# ruff: noqa: E501  # tables of page sources, one a line
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import json
+import re
+import types
+import uuid
+
+import pytest
+from fake_request import Request, make_page
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handlers import leases, publisher, results, serving
+from handlers.publisher import Response, not_modified, redirect
+from mpool import PoolConflict, PoolTimeout, TooManyRequests
+
+
+class Leased:
+    """A connection whose commits and rollbacks appear among the request's own events."""
+
+    closed = 0
+    status = 2  # psycopg2.extensions.STATUS_BEGIN
+
+    def __init__(self, req, commit_fails=None):
+        self.req, self.commit_fails = req, commit_fails
+
+    def commit(self):
+        if self.commit_fails:
+            raise self.commit_fails
+        self._end("commit")
+
+    def rollback(self):
+        self._end("rollback")
+
+    def _end(self, how):
+        self.status = 1
+        self.req.events.append(how)
+
+
+class ServerReturn(Exception):
+    """As _apache.SERVER_RETURN."""
+
+
+@pytest.fixture
+def visit(monkeypatch):
+    """Ask for a path of a page made from source; the status for the client, and the request in `visit.req`."""
+    made = {}
+
+    def get_connection(name, *, req):
+        if ask.error:
+            raise ask.error
+        req.events.append("lease")
+        return Leased(req, ask.commit_fails)
+
+    def ask(source, path="page", **request):
+        module = made.get(source) or made.setdefault(source, make_page(source))
+        monkeypatch.setattr(publisher, "page_module", lambda req, filename: module)
+        ask.req = req = Request(**request)
+        req.path_info = "/" + path if path else ""
+        req.gone = ask.gone
+        status = publisher.handler(req)
+        return req.status if status in (0, -2) else status
+
+    ask.error = ask.commit_fails = None
+    ask.gone = False
+    monkeypatch.setattr(leases, "get_connection", get_connection)
+    monkeypatch.setattr(leases, "release", lambda leased: leased.req.events.append("release"))
+    monkeypatch.setattr(leases, "log", lambda level, message: ask.req.logged.append(message))
+    monkeypatch.setattr(serving, "log", lambda level, message: ask.req.logged.append(message))
+    monkeypatch.setitem(__import__("sys").modules, "_apache", types.SimpleNamespace(SERVER_RETURN=ServerReturn))
+    return ask
+
+
+# -- what is published -------------------------------------------------------------------------------------------------
+
+SITE = """
+import functools, os, subprocess
+from os import getcwd
+from subprocess import getoutput
+from handlers.publisher import publish
+
+VERSION = "1.0"
+settings = {"password": "geheim"}
+numbers = [1, 2]
+
+def index(req):
+    return "index"
+
+def page(req):
+    return "page"
+
+def _private(req):
+    return "private"
+
+def helper(conn):
+    return "helper"
+
+@publish
+def marked(conn):
+    return "marked"
+
+def größe(req):
+    return "größe"
+
+alias = page
+anonymous = lambda req: "anonymous"
+partial = functools.partial(page)
+cached = functools.lru_cache(page)
+foreign_partial = functools.partial(getoutput, "id")
+foreign_cached = functools.lru_cache(getcwd)
+bound_builtin = settings.keys
+
+class Page:
+    data = "data"
+    inner_page = page
+    def __init__(self):
+        self.password = "geheim"
+        self.function = page
+        self.foreign = getoutput
+        self.child = None
+    def __call__(self, req):
+        return "instance"
+    def method(self, req):
+        return "method"
+    def _private(self, req):
+        return "private"
+    @staticmethod
+    def static(req):
+        return "static"
+    @classmethod
+    def clsmethod(cls, req):
+        return cls.__name__
+    @property
+    def prop(self):
+        raise AssertionError("a URL must not run a property")
+    def __getattr__(self, name):
+        raise AssertionError("a URL must not run __getattr__")
+
+obj = Page()
+obj.child = Page()
+
+class Data:
+    def __init__(self):
+        self.value = 1
+data = Data()
+
+class Plain:
+    def __call__(self, req):
+        return "plain"
+    def method(self, req, name="x"):
+        return "plain method " + name
+
+class ForRequests:
+    def __init__(self, req, name="?"):
+        self.name = name
+    def __call__(self, req):
+        return "made " + self.name
+    def method(self, req):
+        return "method " + self.name
+
+class NeedsMore:
+    def __init__(self, count: int):
+        self.count = count
+    def method(self, req):
+        return str(self.count)
+
+class Error(Exception):
+    def method(self, req):
+        return "error"
+
+shell = publish(getoutput)
+@publish(methods=["PUT", "DELETE"])
+def stored(req):
+    return "stored"
+
+def listed(req):
+    return "listed"
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("", "index"), ("index", "index"), ("page", "page"), ("page/", "page"), ("marked", "marked"),
+        ("größe", "größe"), ("alias", "page"), ("anonymous", "anonymous"), ("partial", "page"), ("cached", "page"),
+        ("obj", "instance"), ("obj/method", "method"), ("obj.method", "method"), ("obj/static", "static"),
+        ("obj/clsmethod", "Page"), ("obj/function", "page"), ("obj/child", "instance"),
+        ("obj/child/method", "method"), ("Plain/method", "plain method x"), ("ForRequests", "made ?"),
+        ("ForRequests/method", "method ?"), ("listed", "listed"),
+    ],
+)  # fmt: skip
+def test_functions_and_classes_of_the_page_are_published(visit, path, body):
+    for _ in range(2):  # the second time from what was kept
+        assert visit(SITE, path) == 200
+        assert visit.req.written.decode() == body
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "getoutput", "getcwd", "subprocess", "os", "os/system", "functools", "publish", "VERSION", "settings",
+        "settings/keys", "numbers", "numbers/append", "_private", "__name__", "__builtins__", "__builtins__/eval",
+        "__file__", "__dict__", "helper", "foreign_partial", "foreign_partial/func", "foreign_cached",
+        "foreign_cached/cache_info", "bound_builtin", "cached/cache_clear", "page/__globals__", "page/func_code",
+        "page/__code__/co_consts", "obj/_private", "obj/__class__", "obj/__dict__", "obj/data", "obj/password",
+        "obj/foreign", "obj/prop", "obj/nothing", "obj/method/__func__", "obj/method/im_func", "obj/child/child",
+        "data", "data/value", "Plain", "Page/data", "Data", "Data/__init__", "ForRequests/_x", "Error", "Error/method",
+        "Error/args", "Page/mro", "partial/func", "nothing", "page/page", "pa ge", "/page", "obj//method", ".", "..",
+        "obj/..", "page\0", "Plain/method/x", "shell/__wrapped__", "marked/__wrapped__",
+    ],
+)  # fmt: skip
+def test_everything_else_is_a_404(visit, path):
+    for _ in range(2):
+        assert visit(SITE, path, args="cmd=id") == 404
+        assert visit.req.written == b""
+
+
+def test_a_developer_is_told_what_exists_and_is_not_published(visit):
+    assert visit(SITE, "_private", debug=True) == 403
+    assert visit(SITE, "settings", debug=True) == 403
+    assert visit(SITE, "nothing", debug=True) == 404
+
+
+def test_all_is_the_list_of_what_is_published(visit):
+    source = SITE + "__all__ = ['listed', 'getoutput', '_private']\n"
+    assert visit(source, "listed") == 200
+    for path in ("page", "index", "obj", "getoutput", "_private"):
+        assert visit(source, path) == 404
+
+
+def test_an_imported_object_is_published_where_its_author_marks_it(visit):
+    assert visit(SITE, "shell", args="cmd=printf+marked") == 200
+    assert visit.req.written == b"marked"
+
+
+def test_a_mark_counts_in_the_module_that_set_it_only(visit):
+    make_page("from handlers.publisher import publish\n@publish\ndef tool(req):\n    return ''", "_mp_tools")
+    assert visit("from _mp_tools import tool\ndef page(req):\n    return ''", "tool") == 404
+
+
+def test_a_connection_or_pool_of_the_pages_own_class_is_not_published(visit, monkeypatch):
+    monkeypatch.setattr("handlers.traversal.is_pool", lambda obj: type(obj).__name__ == "OwnPool")
+    source = "class OwnPool:\n    def __call__(self, req): return ''\n    def closeall(self, req): return ''\npool = OwnPool()"
+    assert visit(source, "pool") == 404
+    assert visit(source, "pool/closeall") == 404
+
+
+def test_a_name_that_is_bound_anew_is_published_as_what_it_is_now(visit):
+    source = "def page(req):\n    globals()['page'] = 'data'\n    return ''"
+    assert visit(source) == 200
+    assert visit(source) == 404
+
+
+def test_a_page_whose_source_is_unknown_is_not_served(visit, monkeypatch):
+    module = make_page("def page(req):\n    return 'page'", "_mp_unknown")
+    del module.__dict__["__mp_info__"]
+    monkeypatch.setattr(publisher, "page_module", lambda req, filename: module)
+    req = Request()
+    req.path_info = "/page"
+    assert publisher.handler(req) == 500
+
+
+@given(st.lists(st.sampled_from(["obj", "page", "child", "method", "Page", "Plain", "ForRequests", "settings",
+                                 "__class__", "__init__", "__globals__", "getoutput", "password", "os", "foreign",
+                                 "keys", "data", "func", "__wrapped__", "", "."]), min_size=1, max_size=5))  # fmt: skip
+def test_no_path_leads_out_of_the_page(path):
+    module = make_page(SITE, "_mp_paths")
+    from handlers.traversal import Refused, resolve
+
+    try:
+        target = resolve(module, ".".join(path))
+    except Refused:
+        return
+    functions = target.protection.functions
+    assert functions and functions[-1].__globals__ is module.__dict__
+    assert not any(name.startswith("_") for name in path)
+
+
+# -- methods -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["OPTIONS", "PUT", "DELETE", "PATCH", "TRACE", "BREW", "get"])
+def test_other_methods_are_a_405_with_the_ones_that_are_allowed(visit, method):
+    assert visit(SITE, "page", method=method) == 405
+    assert sorted(visit.req.allowed) == ["GET", "HEAD", "POST"]
+
+
+def test_the_author_may_allow_other_methods(visit):
+    assert visit(SITE, "stored", method="PUT") == 200
+    assert visit(SITE, "stored", method="GET") == 405
+    assert visit.req.allowed == ["PUT", "DELETE"]
+
+
+# -- results -----------------------------------------------------------------------------------------------------------
+
+
+class Plain:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("result", "body", "content_type"),
+    [
+        ("grün", "grün".encode(), "text/plain; charset=utf-8"),
+        ("", b"", "text/plain; charset=utf-8"),
+        ("<html>x</html>", b"<html>x</html>", "text/html; charset=utf-8"),
+        ("<HTML>x</HTML >\n", b"<HTML>x</HTML >\n", "text/html; charset=utf-8"),
+        ("</html>" + "x" * 200, b"</html>" + b"x" * 200, "text/plain; charset=utf-8"),
+        ("\ud800", b"?", "text/plain; charset=utf-8"),
+        (b"\x00\xff", b"\x00\xff", "application/octet-stream"),
+        (b"<html></html>", b"<html></html>", "text/html"),
+        (bytearray(b"x"), b"x", "application/octet-stream"),
+        ({"a": [1, None, "ü"]}, '{"a": [1, null, "ü"]}'.encode(), "application/json"),
+        ([], b"[]", "application/json"),
+        ([decimal.Decimal("1.10"), datetime.date(2024, 2, 29), uuid.UUID(int=1)],
+         b'["1.10", "2024-02-29", "00000000-0000-0000-0000-000000000001"]', "application/json"),
+        (("a", "b"), b"ab", "text/plain; charset=utf-8"),
+        ({1: 1, 2: 2}.keys(), b"12", "text/plain; charset=utf-8"),
+        ((b"a", b"b"), b"ab", "application/octet-stream"),
+        (42, b"42", "text/plain; charset=utf-8"),
+        (True, b"True", "text/plain; charset=utf-8"),
+        (decimal.Decimal("1.10"), b"1.10", "text/plain; charset=utf-8"),
+        (None, b"", ""),
+    ],
+)  # fmt: skip
+def test_a_result_becomes_a_body_and_a_type(result, body, content_type):
+    rendered = results.render(result, None)
+    assert (rendered.body, rendered.content_type) == (body, content_type)
+
+
+async def coroutine():
+    return "x"
+
+
+async def async_generator():
+    yield "x"
+
+
+@pytest.mark.parametrize(
+    "make", [coroutine, async_generator, Plain, lambda: Plain, lambda: test_a_result_becomes_a_body_and_a_type, lambda: re,
+             lambda: {"a": Plain()}, lambda: [float("nan")]]
+)  # fmt: skip
+def test_what_has_no_form_as_an_answer_is_an_error_not_its_repr(make):
+    with pytest.raises((TypeError, ValueError)):
+        results.render(make(), None)
+
+
+@pytest.mark.parametrize(
+    ("declared", "sent", "body"),
+    [
+        ("text/html", "text/html; charset=utf-8", "grün €".encode()),
+        ("text/html; charset=ISO-8859-1", "text/html; charset=ISO-8859-1", "grün &#8364;".encode("latin-1")),
+        ("text/plain;charset=latin1", "text/plain;charset=latin1", "grün ?".encode("latin-1")),
+        ("application/json", "application/json", "grün €".encode()),
+        ("text/csv; header=present", "text/csv; header=present; charset=utf-8", "grün €".encode()),
+    ],
+)
+def test_a_type_that_the_page_declares_is_kept_and_completed(declared, sent, body):
+    rendered = results.render("grün €", declared)
+    assert (rendered.content_type, rendered.body) == (sent, body)
+
+
+def test_a_charset_that_does_not_exist_is_an_error():
+    with pytest.raises(ValueError, match="nonsense"):
+        results.render("x", "text/html; charset=nonsense")
+
+
+def test_a_generator_is_streamed_part_by_part(visit):
+    assert visit("def page(req):\n    yield '<html>'\n    yield b'\\xc3\\xbc'\n    yield None\n    yield 5") == 200
+    assert visit.req.written == b"<html>\xc3\xbc5"
+    assert visit.req.events == ["write"] * 3
+    assert visit.req.content_type == "text/html; charset=utf-8"
+
+
+def test_an_empty_generator_is_an_empty_answer(visit):
+    assert visit("def page(req):\n    return\n    yield") == 200
+    assert visit.req.written == b""
+
+
+def test_a_response_sets_status_and_headers(visit):
+    source = "from handlers.publisher import Response\ndef page(req):\n    return Response(201, %s, {'a': 1})"
+    assert visit(source % "{'Location': '/1', 'Content-Type': 'application/hal+json', 'Content-Length': '3'}") == 201
+    assert visit.req.headers_out == {"Location": "/1"}
+    assert visit.req.content_type == "application/hal+json"
+    assert visit(source % "[('Set-Cookie', 'a=1'), ('Set-Cookie', 'b=2')]") == 201
+    assert visit.req.headers_out.added == [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")]
+
+
+@pytest.mark.parametrize(
+    "header", [("X", "a\r\nSet-Cookie: b"), ("X", "a\nb"), ("X\r\nY", "a"), ("X Y", "a"), ("", "a")]
+)
+def test_a_header_cannot_smuggle_another(header):
+    with pytest.raises(ValueError, match="not a header"):
+        Response(200, [header]).pairs()
+
+
+@pytest.mark.parametrize("status", [0, 99, 600, "200", None])
+def test_a_response_needs_a_real_status(status):
+    with pytest.raises(ValueError, match="status"):
+        Response(status)
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_a_status_without_a_body_sends_none(visit, status):
+    source = f"from handlers.publisher import Response\ndef page(req):\n    return Response({status}, None, 'body')"
+    assert visit(source) == status
+    assert visit.req.written == b""
+
+
+# -- the transaction ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "end",
+    ["return 'x'", "return {'a': 1}", "return None", "return 5", "from handlers.publisher import Response\n    return "
+     "Response(404, None, 'x')"],
+)  # fmt: skip
+def test_a_value_is_committed_before_it_is_sent(visit, end):
+    visit(f"def page(req, conn):\n    {end}")
+    assert [event for event in visit.req.events if event != "write"] == ["lease", "commit", "release"]
+    if "write" in visit.req.events:
+        assert visit.req.events.index("commit") < visit.req.events.index("write")
+
+
+@pytest.mark.parametrize("end", ["raise RuntimeError('inside')", "return object()", "return {'a': object()}", "1 / 0"])
+def test_an_exception_or_an_unusable_result_rolls_back(visit, end):
+    with pytest.raises((RuntimeError, TypeError, ZeroDivisionError)):
+        visit(f"def page(req, conn):\n    {end}")
+    assert visit.req.events == ["lease", "rollback", "release"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "end"),
+    [("0", "commit"), ("-2", "commit"), ("-1", "commit"), ("302", "commit"), ("100", "commit"), ("404", "rollback"),
+     ("500", "rollback"), ("0, 404", "rollback"), ("-2, 302", "commit"), ("403, None", "rollback")],
+)  # fmt: skip
+def test_server_return_commits_with_success_and_rolls_back_otherwise(visit, arguments, end):
+    with pytest.raises(ServerReturn):
+        visit(f"import _apache\ndef page(req, conn):\n    raise _apache.SERVER_RETURN({arguments})")
+    assert visit.req.events == ["lease", end, "release"]
+
+
+def test_redirect_commits_before_it_sends_the_client_on(visit):
+    with pytest.raises(ServerReturn) as stopped:
+        visit("from handlers.publisher import redirect\ndef page(req, conn):\n    redirect(req, '/a?b=\"<')")
+    assert stopped.value.args == (-2,)
+    assert visit.req.events == ["lease", "commit", "write", "release"]
+    assert (visit.req.status, visit.req.err_headers_out["Location"]) == (302, '/a?b="<')
+    assert b'"/a?b=&quot;&lt;"' in visit.req.written
+
+
+def test_redirect_sends_nothing_when_the_commit_fails(visit):
+    visit.commit_fails = RuntimeError("deferred")
+    with pytest.raises(RuntimeError, match="deferred"):
+        visit("from handlers.publisher import redirect\ndef page(req, conn):\n    redirect(req, '/a')")
+    assert visit.req.written == b"" and "Location" not in visit.req.err_headers_out
+
+
+def test_redirect_takes_no_line_break_and_comes_before_the_body():
+    with pytest.raises(ValueError):
+        redirect(Request(), "/a\r\nSet-Cookie: b")
+    with pytest.raises(TypeError):
+        redirect(Request(), b"/a")
+    req = Request()
+    req.write("sent")
+    with pytest.raises(OSError):
+        redirect(req, "/a")
+
+
+def test_a_commit_that_fails_is_an_error_page_as_long_as_nothing_was_sent(visit):
+    visit.commit_fails = RuntimeError("deferred")
+    with pytest.raises(RuntimeError):
+        visit("def page(req, conn):\n    return 'all is well'")
+    assert visit.req.written == b""
+
+
+def test_a_commit_that_fails_after_req_write_is_logged_and_appends_nothing(visit):
+    visit.commit_fails = RuntimeError("deferred")
+    assert visit("def page(req, conn):\n    req.write('all is well')\n    return ' indeed'") == 200
+    assert visit.req.written == b"all is well"
+    assert "deferred" in visit.req.logged[0]
+
+
+def test_a_stream_holds_its_transaction_as_long_as_it_runs(visit):
+    visit("def page(req, conn):\n    yield 'a'\n    req.events.append('between')\n    yield 'b'")
+    assert visit.req.events == ["lease", "write", "between", "write", "commit", "release"]
+
+
+def test_a_stream_that_fails_at_its_start_is_an_error_page(visit):
+    with pytest.raises(ZeroDivisionError):
+        visit("def page(req, conn):\n    1 / 0\n    yield 'a'")
+    assert visit.req.events == ["lease", "rollback", "release"]
+
+
+def test_a_stream_that_fails_half_way_rolls_back_and_appends_nothing(visit):
+    assert visit("def page(req, conn):\n    yield 'a'\n    1 / 0") == 200
+    assert visit.req.events == ["lease", "write", "rollback", "release"]
+    assert visit.req.written == b"a"
+    assert any("ZeroDivisionError" in line for line in visit.req.logged)
+
+
+def test_head_does_not_run_a_stream_further_than_its_start(visit):
+    source = "def page(req, conn):\n    try:\n        yield 'a'\n        yield 1 / 0\n    finally:\n        req.events.append('closed')"
+    assert visit(source, method="HEAD") == 200
+    assert visit.req.events == ["lease", "closed", "commit", "release"]
+
+
+def test_a_client_that_has_gone_rolls_a_stream_back_and_frees_the_lease(visit):
+    visit.gone = True
+    source = "def page(req, conn):\n    try:\n        yield 'a'\n    finally:\n        req.events.append('closed')"
+    visit(source)
+    assert visit.req.events == ["lease", "closed", "rollback", "release"]
+
+
+def test_a_client_that_has_gone_does_not_undo_what_was_committed(visit):
+    visit.gone = True
+    visit("def page(req, conn):\n    return 'a'")
+    assert visit.req.events == ["lease", "commit", "release"]
+
+
+@pytest.mark.parametrize("error", [PoolTimeout("pool default: no connection within 5s"), TooManyRequests("full")])
+def test_an_exhausted_pool_is_a_503_that_says_when_to_come_back(visit, error):
+    visit.error = error
+    assert visit("def page(req, conn):\n    return 'a'") == 503
+    assert visit.req.err_headers_out["Retry-After"].isdigit()
+    assert str(error) in visit.req.logged[0]
+
+
+def test_a_database_that_went_down_is_a_503(visit):
+    operational_error = PoolTimeout.__mro__[2]
+    visit.error = operational_error("server closed the connection unexpectedly\n\tThis probably means")
+    assert visit("def page(req, conn):\n    return 'a'") == 503
+
+
+def test_two_sites_that_ask_for_one_pool_are_an_error_not_an_outage(visit):
+    visit.error = PoolConflict("mpool.conninfo differs")
+    with pytest.raises(PoolConflict):
+        visit("def page(req, conn):\n    return 'a'")
+
+
+def test_the_connection_of_the_function_is_the_one_of_the_request(visit):
+    source = "from handlers.leases import connection\ndef page(req, conn):\n    return str(conn is connection(req))"
+    visit(source)
+    assert visit.req.written == b"True"
+
+
+def test_a_refused_request_leases_nothing(visit):
+    for request in ({"args": "a=x"}, {"method": "PUT"}, {}):
+        assert visit("def page(req, conn, a: int):\n    return ''", **request) in (400, 405)
+        assert visit.req.events in ([], ["write"])
+
+
+def test_a_refusal_names_the_field_escaped_and_nothing_of_the_inside(visit):
+    assert visit("def page(req, name, **kw):\n    return ''") == 400
+    text = visit.req.written.decode()
+    assert "&#x27;name&#x27;" in text and "Traceback" not in text and ".py" not in text
+    assert visit.req.content_type == "text/html; charset=utf-8"
+    assert visit("def page(req, **kw):\n    return ''", args="<script>=" + "x" * 2_000_000) == 413
+    assert b"<script>" not in visit.req.written
+
+
+def test_uploads_are_closed_when_the_request_ends(visit):
+    body = b'--b\r\nContent-Disposition: form-data; name="f"; filename="n"\r\n\r\ncontent\r\n--b--\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    source = "def page(req, f):\n    req.kept = f\n    yield f.file.read()"
+    assert visit(source, method="POST", body=body, headers=headers) == 200
+    assert visit.req.written == b"content"
+    assert visit.req.kept.file.closed
+
+
+def test_the_page_finds_its_values_in_req_form(visit):
+    visit("def page(req):\n    return req.form.getfirst('a')", args="a=1&a=2")
+    assert visit.req.written == b"1"
+
+
+# -- conditional requests ----------------------------------------------------------------------------------------------
+
+
+def test_not_modified_declares_its_validators_and_asks_apache():
+    req = Request()
+    asked = []
+    req.update_mtime = asked.append
+    req.set_last_modified = lambda: asked.append("set")
+    req.meets_conditions = lambda: 304
+    when = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
+    answer = not_modified(req, etag="v1", modified=when)
+    assert answer == Response(304)
+    assert req.headers_out["ETag"] == '"v1"' and asked == [when.timestamp(), "set"]
+    req.meets_conditions = lambda: 0
+    assert not_modified(req, etag='W/"x"') is None
+    assert req.headers_out["ETag"] == 'W/"x"'
+    with pytest.raises(ValueError):
+        not_modified(req, modified=datetime.datetime(2024, 1, 1))
+
+
+def test_json_results_read_back_as_they_were():
+    value = {"rows": [{"n": 1, "s": "ü", "none": None, "b": True}]}
+    assert json.loads(results.render(value, None).body) == value
