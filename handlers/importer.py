@@ -1,4 +1,4 @@
-"""The module importer: find, decide, load, swap.
+"""The module importer: find, decide, and have it loaded and swapped.
 
 Modules are identified by file. A changed file is loaded anew beside the old instance, which keeps serving until the
 new one has been executed without an error, and for good if there is one. Then the two are swapped in one step, and the
@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import builtins
 import errno
-import linecache
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from types import CodeType, FrameType, ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 from handlers import files, finder, hooks
 from handlers.context import Call, Imports, Settings, current, entered
 from handlers.graph import graph
-from handlers.loads import Load, Loads, State
-from handlers.modules import Failure, ModuleCache, ModuleInfo, copy_of
-from handlers.retire import Retirement
+from handlers.loader import Loader, despite
+from handlers.modules import Failure, ModuleCache, ModuleInfo
 from mpool import interpreter_name, log, on_child_exit
 
 Found = tuple[ModuleCache, "os.stat_result | None"]
@@ -36,16 +34,9 @@ class Importer:
     def __init__(self) -> None:
         self._caches: dict[str, ModuleCache] = {}  # by file
         self._places: dict[tuple[str, str], str] = {}  # (directory, name) -> the file that was found there before
-        self._loads = Loads()
-        self._committed: list[Load] = []  # swapped, and what they replaced not yet retired
-        self._generation = 0
         self._frozen = False
-        self.retirement = Retirement(self.serving)
-
-    # -- what there is
-
-    def serving(self) -> list[ModuleInfo]:
-        return [cache.info for cache in list(self._caches.values()) if cache.info is not None]
+        self.loader = Loader(self._caches)
+        self.retirement = self.loader.retirement
 
     def caches(self) -> list[ModuleCache]:
         return list(self._caches.values())
@@ -55,7 +46,7 @@ class Importer:
 
     def retire_all(self) -> None:
         """The child ends: purge everything, the newest first. Its pools are closed after that."""
-        for info in sorted(self.serving(), key=lambda info: -info.generation):
+        for info in sorted(self.loader.serving(), key=lambda info: -info.generation):
             hooks.purge(info.module, timeout=1.0)
 
     # -- find
@@ -94,7 +85,7 @@ class Importer:
             if not files.is_gone(file):
                 return cache, files.look(file)
             cache.removed = True
-            self._retire_removed()
+            self.loader.retire_removed()
         return None
 
     def _has_to_look(self, cache: ModuleCache, call: Call) -> bool:
@@ -155,10 +146,10 @@ class Importer:
             if not files.is_quiet(stat):
                 return info  # until it is complete
             if failure is not None and not self._try_again(failure, call.settings):
-                return self._despite(cache, failure.error, call)
+                return despite(cache, failure.error, call)
             if not self._must_execute(cache, info, stat, call):
                 return cache.info or info
-        return self._load(cache, (info, failure), call, path)
+        return self.loader.load(cache, (info, failure), call, path)
 
     @staticmethod
     def _is_fresh(info: ModuleInfo, stat: os.stat_result) -> bool:
@@ -201,166 +192,6 @@ class Importer:
             child.removed = True
             return True
         return self._serving(child, stat, call, child.path, True) is not bound
-
-    # -- load
-
-    def _load(
-        self, cache: ModuleCache, seen: tuple[ModuleInfo | None, Failure | None], call: Call, path: Sequence[str]
-    ) -> ModuleInfo:
-        def begin() -> ModuleInfo | None:
-            # Between the decision and this lock another thread may have done it all.
-            return None if cache.info is not seen[0] or cache.failure is not seen[1] else ModuleInfo(cache)
-
-        parent = call.loads[-1] if call.loads else None
-        load, mine = self._loads.join(cache, parent, begin)
-        if load is None:
-            return self._despite(cache, cache.failure.error, call) if cache.failure else self._now(cache, call, path)
-        if mine:
-            self._carry_out(load, cache, call, path)
-            if not load.settled:
-                if parent is None:
-                    self._loads.wait(load)
-                else:
-                    parent.took.add(load)
-        elif load.state is State.EXECUTING and not load.reported:
-            load.reported = True
-            log("warning", f"Module imports an ancestor module: {cache.file!r} is part of an import cycle")
-        if load.error is not None:
-            if parent is not None:
-                parent.watched.update(load.watched)
-            return self._despite(cache, load.error, call)
-        return load.info
-
-    def _now(self, cache: ModuleCache, call: Call, path: Sequence[str]) -> ModuleInfo:
-        return cache.info or self._load(cache, (None, cache.failure), call, path)
-
-    def _carry_out(self, load: Load, cache: ModuleCache, call: Call, path: Sequence[str]) -> None:
-        """Read, compile, clone, execute; then swap, or put everything back."""
-        info, old = load.info, cache.info
-        load.old = old
-        call.loads.append(load)
-        checking, call.checking = call.checking, set()  # what the new code imports is decided anew
-        try:
-            source, stat = files.read_when_finished(cache.file) if old is None else files.read(cache.file)
-            load.watched[cache.file] = info.signature = files.signature(stat)
-            info.mtime, info.source = stat.st_mtime, source
-            code = compile(source, cache.file, "exec", dont_inherit=True)
-            trace(call, f"{'Importing' if old is None else 'Reimporting'} module {cache.file!r}")
-            with hooks.handing_over(old, info):
-                if old is not None:
-                    self._clone(load, old, source, call)
-                self._execute(info, code, path or cache.path)
-            error = self._loads.executed(load, self._commit)
-            if error is not None:
-                raise error
-        except BaseException as error:
-            self._fail(load, error, call)
-        finally:
-            call.checking = checking
-            call.loads.pop()
-        self._retire_replaced()
-
-    def _clone(self, load: Load, old: ModuleInfo, source: bytes, call: Call) -> None:
-        hook = hooks.clone_hook(old.module, source)
-        if hook is None:
-            return
-        trace(call, f"Cloning module {old.file!r}")
-        load.handed_over = hooks.clone(hook, old.module, load.info.module)
-        if not load.handed_over:
-            load.info.discard()  # what the hook had put there is thrown away
-
-    @staticmethod
-    def _execute(info: ModuleInfo, code: CodeType, path: Sequence[str]) -> None:
-        namespace = vars(info.module)
-        namespace["__file__"] = info.file
-        namespace["__mp_info__"] = info
-        namespace["__mp_path__"] = list(path)
-        linecache.checkcache(info.file)
-        # Where dataclasses, typing and pickle look for a module's names. (reload contract, item 2)
-        sys.modules[info.label] = info.module
-        info.executing = info.executed = True
-        try:
-            exec(code, namespace)
-        finally:
-            info.executing = False
-
-    def _commit(self, load: Load) -> None:
-        """Swap. Called under the lock of the loads: bookkeeping only."""
-        info, cache = load.info, load.info.cache
-        self._generation += 1
-        info.instance, info.generation = cache.instance + 1, self._generation
-        cache.path = vars(info.module).get("__mp_path__", [])
-        cache.ctime, cache.checked = time.time(), time.monotonic()
-        cache.failure, cache.removed = None, False
-        cache.info = info
-        self._committed.append(load)
-
-    def _retire_replaced(self) -> None:
-        """Retire what the commits since the last call have replaced; outside of any lock."""
-        while self._committed:
-            load = self._committed.pop()
-            if load.old is not None:
-                if load.handed_over:
-                    hooks.report_made_anew(load.old.module, load.info.module)
-                self.retirement.retire(load.old, handed_over=load.handed_over is True)
-                load.old = None
-        self._retire_removed()
-
-    def _retire_removed(self) -> None:
-        """Retire the modules whose files are gone, but for those that a serving module was built on."""
-        removed = [cache for cache in self.caches() if cache.removed and cache.info is not None]
-        if not removed:
-            return
-        used = {id(part) for info in self.serving() if not info.cache.removed for _, part, _, _ in info.closure}
-        for cache in removed:
-            info = cache.info
-            if info is not None and id(info) not in used and self._caches.pop(cache.file, None) is not None:
-                sys.modules.pop(cache.label, None)
-                log("warning", f"Module file {cache.file!r} has been removed, the module is retired")
-                self.retirement.retire(info, handed_over=False)
-
-    # -- when a load fails
-
-    def _fail(self, load: Load, error: BaseException, call: Call) -> None:
-        """Put everything back: the old instances go on serving, and are told so."""
-        failing = self._loads.failing(load)
-        for each in failing:
-            if each.old is not None and each.handed_over is not None:
-                hooks.roll_back(each.old.module, each.info.module)
-        self._loads.failed(failing, error, self._abandon)
-        if isinstance(error, files.Unfinished):
-            return
-        for each in failing:
-            failure = each.info.cache.failure
-            if each.old is not None and failure is not None and failure.failures == 1 and call.settings.serve_last_good:
-                log("err", f"Reloading module {each.info.file!r} failed, instance {each.old.instance} "
-                           f"goes on serving: {hooks.summary(error)}")  # fmt: skip
-            if each.info.executed:
-                self.retirement.retire(each.info, handed_over=True)  # for what the new code has opened
-
-    @staticmethod
-    def _abandon(load: Load) -> None:
-        """Called under the lock of the loads: bookkeeping only."""
-        cache = load.info.cache
-        if cache.info is not None:
-            sys.modules[cache.label] = cache.info.module
-        else:
-            sys.modules.pop(cache.label, None)
-        if load.error is not None and not isinstance(load.error, files.Unfinished):
-            cache.failure = Failure.after(cache.failure, load.error, dict(load.watched))
-
-    @staticmethod
-    def _despite(cache: ModuleCache, error: BaseException, call: Call) -> ModuleInfo:
-        """The last good instance, where there is one and it is to serve; the error otherwise."""
-        if cache.info is not None and (call.settings.serve_last_good or isinstance(error, files.Unfinished)):
-            return cache.info
-        raise copy_of(error)
-
-
-def trace(call: Call, message: str) -> None:
-    """What is imported, where logging is on. (reload contract, item 21)"""
-    if call.settings.debug if call.log is None else call.log:
-        log("notice", message, source="mod_python")
 
 
 # -- the importer of this interpreter ----------------------------------------------------------------------------------

@@ -516,7 +516,7 @@ def test_waiters_of_a_first_load_get_its_module_or_its_error(site: Site) -> None
     for thread in threads:
         thread.start()
     deadline = threading.Event()
-    while len(site.importer._loads._waiting) < 5:
+    while len(site.importer.loader.loads._waiting) < 5:
         assert not deadline.wait(0.005)
     gate.go.set()
     for thread in threads:
@@ -553,7 +553,7 @@ def test_nobody_outside_a_cycle_sees_an_unfinished_module(site: Site) -> None:
     assert gate.reached.wait(20)
     second = threading.Thread(target=lambda: results.append(site.load("b").f()))
     second.start()
-    while not site.importer._loads._waiting:
+    while not site.importer.loader.loads._waiting:
         assert second.is_alive()
     gate.go.set()
     first.join(20)

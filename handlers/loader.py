@@ -1,0 +1,213 @@
+"""Loading: execute a file beside the instance that serves, then swap the two, or put everything back.
+
+Read and compile first, then clone into the new module, execute, and swap only on success. Whatever fails on the way,
+the old instance goes on serving and keeps its state. (reload contract, items 30 to 36)
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+import time
+from collections.abc import Sequence
+from types import CodeType
+
+from handlers import files, hooks
+from handlers.context import Call
+from handlers.loads import Load, Loads, State
+from handlers.modules import Failure, ModuleCache, ModuleInfo, copy_of
+from handlers.retire import Retirement
+from mpool import log
+
+
+class Loader:
+    """The loads of one interpreter, and what becomes of what they replace."""
+
+    def __init__(self, caches: dict[str, ModuleCache]) -> None:
+        self.loads = Loads()
+        self.retirement = Retirement(self.serving)
+        self._caches = caches  # by file
+        self._committed: list[Load] = []  # swapped, and what they replaced not yet retired
+        self._generation = 0
+        self._directories: set[str] = set()  # those that were looked for in sys.path
+
+    def serving(self) -> list[ModuleInfo]:
+        return [cache.info for cache in list(self._caches.values()) if cache.info is not None]
+
+    def load(
+        self, cache: ModuleCache, seen: tuple[ModuleInfo | None, Failure | None], call: Call, path: Sequence[str]
+    ) -> ModuleInfo:
+        def begin() -> ModuleInfo | None:
+            # Between the decision and this lock another thread may have done it all.
+            return None if cache.info is not seen[0] or cache.failure is not seen[1] else ModuleInfo(cache)
+
+        parent = call.loads[-1] if call.loads else None
+        load, mine = self.loads.join(cache, parent, begin)
+        if load is None:
+            return despite(cache, cache.failure.error, call) if cache.failure else self._now(cache, call, path)
+        if mine:
+            self._carry_out(load, cache, call, path)
+            if not load.settled:
+                if parent is None:
+                    self.loads.wait(load)
+                else:
+                    parent.took.add(load)
+        elif load.state is State.EXECUTING and not load.reported:
+            load.reported = True
+            log("warning", f"Module imports an ancestor module: {cache.file!r} is part of an import cycle")
+        if load.error is not None:
+            if parent is not None:
+                parent.watched.update(load.watched)
+            return despite(cache, load.error, call)
+        return load.info
+
+    def _now(self, cache: ModuleCache, call: Call, path: Sequence[str]) -> ModuleInfo:
+        return cache.info or self.load(cache, (None, cache.failure), call, path)
+
+    def _carry_out(self, load: Load, cache: ModuleCache, call: Call, path: Sequence[str]) -> None:
+        """Read, compile, clone, execute; then swap, or put everything back."""
+        info, old = load.info, cache.info
+        load.old = old
+        cache.path = list(path) or cache.path
+        call.loads.append(load)
+        checking, call.checking = call.checking, set()  # what the new code imports is decided anew
+        try:
+            source, stat = files.read_when_finished(cache.file) if old is None else files.read(cache.file)
+            load.watched[cache.file] = info.signature = files.signature(stat)
+            info.mtime, info.source = stat.st_mtime, source
+            code = compile(source, cache.file, "exec", dont_inherit=True)
+            trace(call, f"{'Importing' if old is None else 'Reimporting'} module {cache.file!r}")
+            self._warn_of_sys_path(cache.file, call)
+            with hooks.handing_over(old, info):
+                if old is not None:
+                    self._clone(load, old, source, call)
+                self._execute(info, code, cache.path)
+            error = self.loads.executed(load, self._commit)
+            if error is not None:
+                raise error
+        except BaseException as error:
+            self._fail(load, error, call)
+        finally:
+            call.checking = checking
+            call.loads.pop()
+        self._retire_replaced()
+
+    def _warn_of_sys_path(self, file: str, call: Call) -> None:
+        """A module that Python can find too would be there twice. (reload contract, item 7)"""
+        directory = os.path.dirname(file)
+        if is_logging(call) and directory not in self._directories:
+            self._directories.add(directory)
+            if directory in sys.path:
+                log(
+                    "warning",
+                    'Module directory listed in "sys.path". This may cause problems. Please check code. '
+                    f'File being imported is "{file}".',
+                    source="mod_python",
+                )
+
+    @staticmethod
+    def _clone(load: Load, old: ModuleInfo, source: bytes, call: Call) -> None:
+        hook = hooks.clone_hook(old.module, source)
+        if hook is None:
+            return
+        trace(call, f"Cloning module {old.file!r}")
+        load.handed_over = hooks.clone(hook, old.module, load.info.module)
+        if not load.handed_over:
+            load.info.discard()  # what the hook had put there is thrown away
+
+    @staticmethod
+    def _execute(info: ModuleInfo, code: CodeType, path: Sequence[str]) -> None:
+        namespace = vars(info.module)
+        namespace["__file__"] = info.file
+        namespace["__mp_info__"] = info
+        namespace["__mp_path__"] = list(path)
+        linecache.checkcache(info.file)
+        # Where dataclasses, typing and pickle look for a module's names. (reload contract, item 2)
+        sys.modules[info.label] = info.module
+        info.executing = info.executed = True
+        try:
+            exec(code, namespace)
+        finally:
+            info.executing = False
+
+    def _commit(self, load: Load) -> None:
+        """Swap. Called under the lock of the loads: bookkeeping only."""
+        info, cache = load.info, load.info.cache
+        self._generation += 1
+        info.instance, info.generation = cache.instance + 1, self._generation
+        cache.ctime, cache.checked = time.time(), time.monotonic()
+        cache.failure, cache.removed = None, False
+        cache.info = info
+        self._committed.append(load)
+
+    def _retire_replaced(self) -> None:
+        """Retire what the commits since the last call have replaced; outside of any lock."""
+        while self._committed:
+            load = self._committed.pop()
+            if load.old is not None:
+                if load.handed_over:
+                    hooks.report_made_anew(load.old.module, load.info.module)
+                self.retirement.retire(load.old, handed_over=load.handed_over is True)
+                load.old = None
+        self.retire_removed()
+
+    def retire_removed(self) -> None:
+        """Retire the modules whose files are gone, but for those that a serving module was built on."""
+        removed = [cache for cache in list(self._caches.values()) if cache.removed and cache.info is not None]
+        if not removed:
+            return
+        used = {id(part) for info in self.serving() if not info.cache.removed for _, part, _, _ in info.closure}
+        for cache in removed:
+            info = cache.info
+            if info is not None and id(info) not in used and self._caches.pop(cache.file, None) is not None:
+                sys.modules.pop(cache.label, None)
+                log("warning", f"Module file {cache.file!r} has been removed, the module is retired")
+                self.retirement.retire(info, handed_over=False)
+
+    # -- when a load fails
+
+    def _fail(self, load: Load, error: BaseException, call: Call) -> None:
+        """Put everything back: the old instances go on serving, and are told so."""
+        failing = self.loads.failing(load)
+        for each in failing:
+            if each.old is not None and each.handed_over is not None:
+                hooks.roll_back(each.old.module, each.info.module)
+        self.loads.failed(failing, error, self._abandon)
+        if isinstance(error, files.Unfinished):
+            return
+        for each in failing:
+            failure = each.info.cache.failure
+            if each.old is not None and failure is not None and failure.failures == 1 and call.settings.serve_last_good:
+                log("err", f"Reloading module {each.info.file!r} failed, instance {each.old.instance} "
+                           f"goes on serving: {hooks.summary(error)}")  # fmt: skip
+            if each.info.executed:
+                self.retirement.retire(each.info, handed_over=True)  # for what the new code has opened
+
+    @staticmethod
+    def _abandon(load: Load) -> None:
+        """Called under the lock of the loads: bookkeeping only."""
+        cache = load.info.cache
+        if cache.info is not None:
+            sys.modules[cache.label] = cache.info.module
+        else:
+            sys.modules.pop(cache.label, None)
+        if load.error is not None and not isinstance(load.error, files.Unfinished):
+            cache.failure = Failure.after(cache.failure, load.error, dict(load.watched))
+
+
+def despite(cache: ModuleCache, error: BaseException, call: Call) -> ModuleInfo:
+    """The last good instance, where there is one and it is to serve; the error otherwise."""
+    if cache.info is not None and (call.settings.serve_last_good or isinstance(error, files.Unfinished)):
+        return cache.info
+    raise copy_of(error)
+
+
+def is_logging(call: Call) -> bool:
+    return call.settings.debug if call.log is None else call.log
+
+
+def trace(call: Call, message: str) -> None:
+    """What is imported, where logging is on. (reload contract, item 21)"""
+    if is_logging(call):
+        log("notice", message, source="mod_python")
