@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mpool.supply import Supply
 
 _savepoints = itertools.count(1)
+UNSTAMPED = object()  # a tick that is no pool's
 MAX_POLLS = 100  # readable and no end in sight: not a connection to lend
 
 
@@ -76,7 +77,7 @@ class Entry:
         self.created = self.verified = now
         self.noted_at = now  # when noted_uses was seen first: start of the idle time, or of the lease
         self.expires = expires
-        self.tick: object = None  # the pool's tick when it was last found alive
+        self.tick: object = UNSTAMPED  # the pool's tick when it was last found alive
         self.uses = 0
         self.noted_uses = 0  # uses at the housekeeper's last look
         self.since: float | None = None  # start of the lease, where it is known

@@ -27,11 +27,9 @@ def report_leak(pool: str, entry: Entry, age: float) -> None:
     log("warning", text.rstrip())
 
 
-def report_return(pool: str, entry: Entry, now: float) -> None:
+def report_return(pool: str, entry: Entry, age: float) -> None:
     """The second half of a leak report: it came back after all."""
-    if entry.reported == entry.uses and entry.since is not None:
-        age = now - entry.since
-        log("warning", f"{pool}: backend {entry.pid} came back after {age:.1f}s{_by(entry, None)}")
+    log("warning", f"{pool}: backend {entry.pid} came back after {age:.1f}s{_by(entry, None)}")
 
 
 def nested(leased: Iterable[Entry], owner: object) -> str:

@@ -5,8 +5,9 @@ atomic, and so is a look at an entry's state followed by its change, since no ca
 
 A *tick* is a token that the housekeeper replaces every `check_bypass` seconds. An entry found alive is stamped with
 the tick of that moment, and as long as the stamp is the pool's tick it is lent again unchecked. Whoever learns that a
-server may be gone replaces the tick, and every connection is looked at before it is lent again. Without a housekeeper
-no stamp is ever the tick, and every checkout reads the clock instead.
+server may be gone replaces the tick, and every connection is looked at before it is lent again. With `check_bypass=0`
+the stamp is good for the rest (generation, lifetime) and the socket is polled every time. Without a housekeeper there
+are no stamps, and every checkout reads the clock instead.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from mpool import leaks
 from mpool.apache import log
 from mpool.bounded import bounded
 from mpool.driver import Verdict, is_broken, verdict
-from mpool.entry import IDLE, LEASED, MARKED, Entry, EntryState, execute
+from mpool.entry import IDLE, LEASED, MARKED, UNSTAMPED, Entry, EntryState, execute
 from mpool.errors import LeaseError, PoolTimeout, TooManyRequests
 from mpool.supply import PoolState, Supply, one_line
 from mpool.waiting import Waiter
@@ -55,7 +56,7 @@ class Lending(Supply):
         except IndexError:
             return self._lease(None, timeout, owner)
         entry = conn._entry
-        if entry.tick is not self._tick:
+        if entry.tick is not self._tick and (entry.tick is not self._stamp or entry.poller.poll(0)):
             return self._lease(conn, timeout, owner)
         entry.state = self._lease_state
         entry.uses += 1
@@ -110,25 +111,25 @@ class Lending(Supply):
                 except IndexError:
                     pass
             waiter = Waiter(owner, started)
-            self._join_locked(waiter, again)
-            begun = self._begin_locked(now)
+            woken = self._join_locked(waiter, again)
+            begun = self._begin_locked(now) if len(self._entries) < self.config.max_size else []
             if self._circuit.is_open and not begun and not self._entries:
                 self._waiting.remove(waiter)
                 self._update_divert_locked()
                 self._counters.requests_errors += 1
                 raise self._unavailable_locked(now)
-        self._open_all(begun)
+        for served in woken:
+            served.wake()
+        if begun:
+            self._open_all(begun)
         try:
             self._wait(waiter, deadline)
         except BaseException:
             self._withdraw(waiter)
             raise
-        finally:
-            with self._lock:
-                self._counters.requests_wait_ms += round(1000.0 * (self._clock() - now))
         return waiter.conn, waiter
 
-    def _join_locked(self, waiter: Waiter, again: bool) -> None:
+    def _join_locked(self, waiter: Waiter, again: bool) -> list[Waiter]:
         """Queue up, ahead of those who came later: one whose connection failed the check keeps its place."""
         if not again and self.config.max_waiting and len(self._waiting) >= self.config.max_waiting:
             self._counters.requests_errors += 1
@@ -141,9 +142,9 @@ class Lending(Supply):
         else:
             self._waiting.append(waiter)
         self._counters.requests_queued += 1
-        self._update_divert_locked()
+        self._divert = True
         # Returned just before the queue was seen? From here on every return sees it.
-        self._serve_locked()
+        return self._serve_locked()
 
     def _wait(self, waiter: Waiter, deadline: float) -> None:
         # Nobody but the callers themselves looks for dropped leases where there is no housekeeper.
@@ -157,6 +158,7 @@ class Lending(Supply):
                     break  # decided in the last moment: take it
                 self._leave_locked(waiter)
                 self._counters.requests_errors += 1
+                self._counters.requests_wait_ms += 1000.0 * (self._clock() - waiter.since)
                 raise self._timeout_locked(waiter)
         if waiter.error is not None:
             raise waiter.error
@@ -214,7 +216,7 @@ class Lending(Supply):
         if config.check is not None and not self._check_callback(conn, entry):
             return False
         entry.verified = now
-        entry.tick = tick
+        entry.tick = UNSTAMPED if tick is None else tick
         return True
 
     def _found_dead(self, conn: Any, entry: Entry) -> bool:
@@ -258,8 +260,10 @@ class Lending(Supply):
     def _hand_over(self) -> None:
         """The queue, or the pool's end, came up while a connection was becoming idle."""
         with self._lock:
-            self._serve_locked()
+            woken = self._serve_locked()
             closed = self._state is not PoolState.OPEN
+        for waiter in woken:
+            waiter.wake()
         if closed:
             self._close_idle()
 
@@ -268,10 +272,9 @@ class Lending(Supply):
         if entry is None:
             return
         now = self._clock()
-        if entry.since is not None:
-            with self._lock:
-                self._usage.add(now - entry.since)
-            leaks.report_return(self.name, entry, now)
+        held = None if entry.since is None else now - entry.since
+        if entry.reported == entry.uses and held is not None:
+            leaks.report_return(self.name, entry, held)
         entry.since = entry.stack = entry.owner = None
         entry.noted_at = now
         try:
@@ -279,16 +282,18 @@ class Lending(Supply):
         except Exception as error:
             log("warning", f"{self.name}: backend {entry.pid} could not be reset, and is closed: {one_line(error)}")
             kept = False
-        if not kept:
-            with self._lock:
+        woken = None
+        with self._lock:
+            if held is not None:
+                self._usage.add(held)
+            if not kept:
                 self._counters.returns_bad += 1
-        elif not self._is_worn(entry, now):
-            with self._lock:
-                kept = self._state is PoolState.OPEN and len(self._entries) <= self.config.max_size
-                if kept:
-                    self._place_locked(conn, entry)
-        else:
-            kept = False
+            elif self._is_worn(entry, now) or self._state is not PoolState.OPEN:
+                kept = False
+            else:
+                woken = self._place_locked(conn, entry, now)
+        if woken is not None:
+            woken.wake()
         if not kept:
             self._retire(entry, conn)
 
@@ -331,7 +336,9 @@ class Lending(Supply):
         return True
 
     def _is_worn(self, entry: Entry, now: float) -> bool:
-        """Nothing is wrong with it, but it has served its time."""
+        """Nothing is wrong with it, but it has served its time, or is one too many since a resize()."""
+        if len(self._entries) > self.config.max_size:
+            return True
         if not self.keeps_idle or entry.generation != self._generation or now >= entry.expires:
             return True
         return bool(self.config.max_uses) and entry.uses >= self.config.max_uses

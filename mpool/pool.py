@@ -85,7 +85,10 @@ class ConnectionPool(Upkeep):
             self.wait(timeout)
 
     def wait(self, timeout: float = 30.0) -> None:
-        """Wait until min_size connections are there, at most *timeout* seconds: then PoolTimeout."""
+        """Wait until min_size connections are there, at most *timeout* seconds: then PoolTimeout.
+
+        The server may come up meanwhile; what it said last is the error's cause.
+        """
         deadline = self._clock() + timeout
         pause = Waiter(None, 0.0)
         while True:
@@ -150,7 +153,7 @@ class ConnectionPool(Upkeep):
                 min_size=min_size, max_size=max(min_size, self.config.max_size) if max_size is None else max_size
             )
             self._mark_leased_locked()
-        while len(self._entries) > self.config.max_size:
+        while len(self._entries) + len(self._openings) > self.config.max_size:
             try:
                 conn = self._idle.popleft()
             except IndexError:
@@ -177,7 +180,9 @@ class ConnectionPool(Upkeep):
                 continue
             entry.verified = self._clock()
             with self._lock:
-                self._place_locked(conn, entry)
+                woken = self._place_locked(conn, entry, entry.verified)
+            if woken is not None:
+                woken.wake()
         self._grow()
 
     @staticmethod
@@ -208,6 +213,7 @@ class ConnectionPool(Upkeep):
         leases = self._leases_locked()
         counted = dict(vars(self._counters))
         counted["requests_num"] = leases + counted["requests_errors"]
+        counted["requests_wait_ms"] = round(counted["requests_wait_ms"])
         counted["usage_ms"] = self._usage.estimate_ms(leases)
         return {
             "pool_min": self.config.min_size,

@@ -7,8 +7,11 @@ from typing import Any
 import psycopg2.extensions
 import psycopg2.pool
 
+from mpool.compat import SimpleConnectionPool
 from mpool.driver import connection_info
 from mpool.pool import ConnectionPool
+
+POOLS = (ConnectionPool, SimpleConnectionPool, psycopg2.pool.AbstractConnectionPool)
 
 # Only the object's type is looked at: a foreign object's own __class__ or __getattr__ may do anything.
 
@@ -25,7 +28,7 @@ def is_cursor(obj: object) -> bool:
 
 def is_pool(obj: object) -> bool:
     """A pool of mpool's (mpool.compat's too) or of psycopg2.pool's."""
-    return issubclass(type(obj), ConnectionPool) or issubclass(type(obj), psycopg2.pool.AbstractConnectionPool)
+    return issubclass(type(obj), POOLS)
 
 
 def describe(obj: Any) -> str:

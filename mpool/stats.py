@@ -11,7 +11,7 @@ class Counters:
 
     requests_num: int = 0  # leases asked for (those of live connections are counted by their entries)
     requests_queued: int = 0  # that had to wait
-    requests_wait_ms: int = 0
+    requests_wait_ms: float = 0.0
     requests_errors: int = 0
     usage_ms: int = 0  # time on lease, see below
     returns_bad: int = 0  # came back unusable

@@ -159,11 +159,14 @@ class Supply:
             stale = opening.generation != self._generation
             kept = not stale and self._state is PoolState.OPEN and len(self._entries) < self.config.max_size
             recovered = self._circuit.is_open
+            woken = None
             self._circuit.succeeded()
             if kept:
                 self._entries.add(entry)
-                self._place_locked(conn, entry)
+                woken = self._place_locked(conn, entry, now)
             begun = self._begin_locked(now)
+        if woken is not None:
+            woken.wake()
         if not kept:
             entry.state = EntryState.RETIRED
             conn.close()
@@ -208,31 +211,36 @@ class Supply:
 
     # -- hand-over
 
-    def _place_locked(self, conn: Any, entry: Entry) -> None:
-        """A clean connection goes to the first waiter, or to the idle ones."""
+    def _place_locked(self, conn: Any, entry: Entry, now: float) -> Waiter | None:
+        """A clean connection goes to the first waiter, who is to be woken, or to the idle ones."""
         while self._waiting:
             waiter = self._waiting.popleft()
-            entry.state = MARKED
-            entry.uses += 1
-            entry.owner = waiter.owner
-            entry.since = self._clock()
             if waiter.offer(conn):
-                self._update_divert_locked()
-                return
-            entry.uses -= 1
+                entry.state = MARKED
+                entry.uses += 1
+                entry.owner = waiter.owner
+                entry.since = now
+                self._counters.requests_wait_ms += 1000.0 * (now - waiter.since)
+                if not self._waiting:
+                    self._update_divert_locked()
+                return waiter
         entry.state = IDLE
-        entry.since = None
         self._idle.append(conn)
         self._update_divert_locked()
+        return None
 
-    def _serve_locked(self) -> None:
-        """Give idle connections to waiters: one may have been returned while the other was queueing."""
-        while self._waiting:
+    def _serve_locked(self) -> list[Waiter]:
+        """Give idle connections to waiters, who are to be woken: a return and the queueing may have crossed."""
+        served = []
+        while self._waiting and self._idle:
             try:
                 conn = self._idle.pop()
             except IndexError:
-                return
-            self._place_locked(conn, conn._entry)
+                break
+            waiter = self._place_locked(conn, conn._entry, self._clock())
+            if waiter is not None:
+                served.append(waiter)
+        return served
 
     def _update_divert_locked(self) -> None:
         self._divert = bool(self._waiting) or self._state is not PoolState.OPEN
@@ -276,7 +284,13 @@ class Supply:
         """Every connection is to be looked at before it is lent again."""
         self._distrusted_at = self._clock()
         if self._stamp is not None:
-            self._stamp = self._tick = object()
+            self._new_tick()
+
+    def _new_tick(self) -> None:
+        """From now on a connection is lent unchecked if it is found alive from now on."""
+        stamp = object()
+        self._tick = stamp if self.config.check_bypass else NEVER
+        self._stamp = stamp
 
     def _lose_generation(self, entry: Entry, why: str) -> None:
         """A server went away under *entry*: drain what was opened along with it, at most once in a while."""

@@ -97,17 +97,14 @@ class Upkeep(Lending):
             self.hold_tick()
             wait = min(REST, self.config.max_idle / 4, self.config.max_lifetime / 4)
         else:
-            self._new_tick()
+            if self._ticks():
+                self._new_tick()
             wait = min(STEP, self.config.check_bypass / 2 or STEP)
         if self.config.leak_after and self._leased():
             wait = min(wait, self.config.leak_after / 4)
         if self._circuit.is_open and not self._circuit.reported:
             wait = min(wait, max(0.0, self._circuit.next_try - now))
         return wait
-
-    def _new_tick(self) -> None:
-        if self._ticks():
-            self._stamp = self._tick = object()
 
     def hold_tick(self) -> None:
         """Until the next step every checkout looks for itself."""
@@ -116,14 +113,14 @@ class Upkeep(Lending):
 
     def _ticks(self) -> bool:
         config = self.config
-        return bool(config.housekeeper and config.check_bypass and config.check is None and not self._stacks)
+        return bool(config.housekeeper and config.check is None and not self._stacks)
 
     def _leased(self) -> list[Entry]:
         with self._lock:
             return self._leased_locked()
 
     def _passes(self, conn: Any, entry: Entry, deadline: float, *, handed_over: bool) -> bool:
-        if self._tick is NEVER and self._ticks():
+        if self._stamp is None and self._ticks():
             self._quiet_steps = 0
             self._watch()
             housekeeper.wake()

@@ -15,7 +15,7 @@ class WaiterState(Enum):
 
 
 class Waiter:
-    """One place in the queue. All but wait() is called with the pool's lock held."""
+    """One place in the queue. All but wait() and wake() is called with the pool's lock held."""
 
     __slots__ = ("_gate", "conn", "error", "owner", "since", "state")
 
@@ -29,12 +29,17 @@ class Waiter:
         self._gate.acquire()
 
     def offer(self, conn: Any) -> bool:
-        """Hand *conn* over; False if the waiter has given up, and the connection is the caller's still."""
+        """Hand *conn* over; False if the waiter has given up, and the connection is the caller's still.
+
+        wake() is to follow, after the lock: a thread that wakes up while it is held would only queue up for it.
+        """
         if not self._decide(WaiterState.SERVED):
             return False
         self.conn = conn
-        self._gate.release()
         return True
+
+    def wake(self) -> None:
+        self._gate.release()
 
     def fail(self, error: Exception) -> bool:
         """Send the waiter away with *error*; False if it has been decided already."""

@@ -219,7 +219,7 @@ class Places:
             everybody = (accounts.client, accounts.owner)
             closed = {n: p for n, p in paths.items() if not all(may(user, "x", p.parent) for user in everybody)}
             if closed:
-                paths |= bind_within_reach(Path("/run/mpool", site_id(site)), closed)
+                paths |= bind_within_reach(site_id(site), closed)
         if not may(accounts.client_if_dropping, "rx", paths["site"]):
             raise ToolError(f"{accounts.client.pw_name} cannot read {site}: chmod a+rx {site}")
         return cls(**paths)
