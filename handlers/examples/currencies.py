@@ -11,8 +11,7 @@ ORDER BY u.name
 """
 
 ROW = """<tr><td><span class="code">$code</span></td><td>$name</td><td><span class="code">$numeric_code</span></td>
-<td><a href="/countries/show?code=$country"><span class="flag" aria-hidden="true">$flag</span> $country_name</a></td>
-</tr>
+<td>$link</td></tr>
 """
 
 
@@ -22,6 +21,8 @@ def index(req, conn, q: str = ""):
     with conn.cursor() as cur:
         cur.execute(CURRENCIES, (q,))
         found = rows(cur)
+    for currency in found:
+        currency["link"] = layout.country_link(currency["country"], currency["flag"], currency["country_name"])
     return layout.page(
         req,
         globals(),

@@ -33,8 +33,7 @@ FORM = """$notice
 </form>
 """
 
-NOTE = """<li id="note-$id"><p>$message</p><span class="quiet"><b>$author</b>, $written
-<a href="/countries/show?code=$country"><span class="flag" aria-hidden="true">$flag</span> $country_name</a></span></li>
+NOTE = """<li id="note-$id"><p>$message</p><span class="quiet"><b>$author</b>, $written $link</span></li>
 """
 
 
@@ -76,7 +75,9 @@ def _show(req, conn, entry, notice):
     """The form with what was typed, and the latest notes under it."""
     with conn.cursor() as cur:
         cur.execute(NOTES)
-        notes = each(NOTE, rows(cur))
+        notes = each(
+            NOTE, (n | {"link": layout.country_link(n["country"], n["flag"], n["country_name"])} for n in rows(cur))
+        )
         cur.execute(COUNTRIES)
         options = each(
             '<option value="$alpha_2"$selected>$name</option>',

@@ -171,6 +171,18 @@ def table(caption, columns, body, numbers=()):
     )
 
 
+def country_link(code, flag, name):
+    """A country's name that leads to its page; nothing where *code* is none."""
+    if code is None:
+        return ""
+    return fill(
+        '<a href="/countries/show?code=$code"><span class="flag" aria-hidden="true">$flag</span> $name</a>',
+        code=code,
+        flag=flag,
+        name=name,
+    )
+
+
 def counted(number, one, many):
     """'1 country', '249 countries'."""
     return f"{number:,} {one if number == 1 else many}"

@@ -30,10 +30,9 @@ def index(req):
     cur = myconnection.cursor()
     cur.execute(RANDOM)
     places = rows(cur)
-    row = (
-        '<tr><td>$place</td><td>$kind</td><td><a href="/countries/show?code=$alpha_2">'
-        '<span class="flag" aria-hidden="true">$flag</span> $name</a></td></tr>'
-    )
+    for place in places:
+        place["link"] = layout.country_link(place["alpha_2"], place["flag"], place["name"])
+    row = "<tr><td>$place</td><td>$kind</td><td>$link</td></tr>"
     return layout.page(
         req,
         globals(),

@@ -88,7 +88,8 @@ label, legend { display: block; margin-bottom: .25rem; font-weight: 600; font-si
 .search div { display: flex; gap: .5rem; max-width: 34rem; }
 input, select, textarea, button { font: inherit; color: inherit; padding: .5rem .75rem; border: 1px solid var(--line);
   border-radius: var(--round); background: var(--sheet); }
-input, select, textarea { width: 100%; border-color: color-mix(in srgb, var(--quiet) 75%, transparent); }
+input, select, textarea { width: 100%; min-height: 2.7rem;
+  border-color: color-mix(in srgb, var(--quiet) 75%, transparent); }
 button { border-color: transparent; background: var(--accent); color: var(--on-accent); font-weight: 600;
   cursor: pointer; }
 button:hover { filter: brightness(1.1); }

@@ -133,6 +133,7 @@ def test_every_page_shows_real_rows_and_who_answered(site: Any, rows: Any) -> No
         answer = site.get(path)
         assert (answer.status, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8"), path
         assert expected in answer.text, path
+        assert not re.search(r"<a [^>]*>\s*(<span[^>]*></span>)?\s*</a>", answer.text), f"a link without text: {path}"
         told = footer(answer.text)
         assert told["process"] == str(child)
         assert told["interpreter"] == "main_interpreter"
@@ -257,6 +258,7 @@ def test_a_faulty_entry_is_shown_again_and_not_written(site: Any, rows: Any) -> 
 def test_an_unknown_country_is_left_out(site: Any, rows: Any) -> None:
     assert site.post("/guestbook", {"author": "Ada", "message": "hello", "country": "XX"}).status == 303
     assert rows.execute("SELECT author, country FROM demo.note") == [("Ada", None)]
+    assert re.search(r"<b>Ada</b>, [-\d]+ [:\d]+ UTC </span>", site.get("/guestbook").text)
 
 
 def test_a_form_of_another_site_is_refused(site: Any, rows: Any) -> None:
