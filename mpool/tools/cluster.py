@@ -89,7 +89,7 @@ class Cluster:
         run(
             [
                 *(str(self._bin / "initdb"), "-D", str(fresh), "-U", ADMIN, "--auth=peer"),
-                *("--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions"),
+                *("--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions", "--no-sync"),
             ],
             user=self._run_as,
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 from servers import client
-from servers.base import DEADLINE, alive, make_public_dir, processes, remove_tree, wait_until
+from servers.base import DEADLINE, alive, make_public_dir, processes, remove_tree, run, wait_until
 from servers.httpd import REPOSITORY, make_readable
 
 IS_ROOT = os.geteuid() == 0
@@ -112,12 +112,36 @@ def site(place: Path) -> Path:
     return place / "site"
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Path]:
+    """A stopped cluster as the command makes it, to copy: making one takes longer than most tests."""
+    directory = make_public_dir("mps-")
+    try:
+        (directory / "site").mkdir()
+        one = Serve([str(directory / "site"), "--setup-only", "--server-root", str(directory / "root")], directory)
+        assert one.process.wait(DEADLINE) == 0, one.stderr
+        yield directory / "root" / "postgres"
+    finally:
+        remove_tree(directory)
+
+
 @pytest.fixture
-def serve(place: Path) -> Iterator[Callable[..., Serve]]:
-    """Starts `mpool serve SITE ...` on a free port with a server root of the test's own, and ends it."""
+def serve(place: Path, cluster: Path) -> Iterator[Callable[..., Serve]]:
+    """Starts `mpool serve SITE ...` on a free port with a server root of the test's own, and ends it.
+
+    The first start on a server root finds a cluster there, except with `new=True`.
+    """
     started: list[Serve] = []
 
-    def start(*arguments: str | Path, server_root: Path | None = place / "root", port: int | str = 0) -> Serve:
+    def start(
+        *arguments: str | Path,
+        server_root: Path | None = place / "root",
+        port: int | str = 0,
+        new: bool = False,
+    ) -> Serve:
+        if server_root and not new and not server_root.exists():
+            server_root.mkdir()
+            run(["cp", "-a", str(cluster), str(server_root)])
         command = [str(argument) for argument in arguments]
         command += ["--port", str(port)]
         command += ["--server-root", str(server_root)] if server_root else []
@@ -153,14 +177,13 @@ def test_a_site_is_served_on_rows_of_its_own_after_one_ready_line(serve, site):
     assert one.get("/static/site.css").text == "p {}"
 
 
-@pytest.mark.parametrize(
-    "path", ["/_setup/load.py", "/_setup/schema.sql", "/_setup/load/load", "/_setup", "/.htaccess"]
-)
-def test_what_begins_with_an_underscore_or_a_dot_is_not_served(serve, site, path):
+def test_what_begins_with_an_underscore_or_a_dot_is_not_served(serve, site):
     (site / ".htaccess").write_text("")
     one = serve(site)
     one.wait_ready()
-    assert one.get(path).status in (403, 404)
+    paths = ["/_setup/load.py", "/_setup/schema.sql", "/_setup/load/load", "/_setup", "/.htaccess", "/_private"]
+    assert {path: one.get(path).status in (403, 404) for path in paths} == dict.fromkeys(paths, True)
+    assert one.get("/").status == 200
 
 
 def test_an_edit_is_served_without_a_restart(serve, site):
@@ -193,7 +216,7 @@ def test_servers_end_when_the_command_is_killed(serve, site):
 
 
 def test_what_was_written_is_there_at_the_second_start(serve, site):
-    first = serve(site)
+    first = serve(site, new=True)
     first.wait_ready()
     first.end()
     (site / "_setup" / "load.py").unlink()
@@ -301,10 +324,11 @@ def test_a_second_start_on_the_same_server_root_is_refused(serve, site):
     assert first.get().status == 200
 
 
-def test_a_cluster_of_another_version_is_refused(serve, site, place):
-    serve(site, "--setup-only").process.wait(DEADLINE)
-    version = place / "root" / "postgres" / "data" / "PG_VERSION"
-    version.write_text("9.1\n")
+def test_a_cluster_of_another_version_is_refused(serve, site, place, cluster):
+    run(["cp", "-a", "--", str(cluster), str(place)])
+    (place / "root").mkdir()
+    (place / "postgres").rename(place / "root" / "postgres")
+    (place / "root" / "postgres" / "data" / "PG_VERSION").write_text("9.1\n")
     one = serve(site)
     assert one.process.wait(DEADLINE) == 1
     assert in_one_line(one.stderr) and "PostgreSQL 9.1" in one.stderr
@@ -312,7 +336,7 @@ def test_a_cluster_of_another_version_is_refused(serve, site, place):
 
 def test_a_failing_set_up_is_one_line_that_names_the_file(serve, site, place):
     (site / "_setup" / "schema.sql").write_text("CREATE TABLE thing (\n")
-    one = serve(site)
+    one = serve(site, new=True)
     assert one.process.wait(DEADLINE) == 1
     complaint = one.stderr.splitlines()[-1]
     assert "_setup/schema.sql" in complaint and "syntax error" in complaint
@@ -323,7 +347,7 @@ def test_a_failing_set_up_is_one_line_that_names_the_file(serve, site, place):
 
 
 def test_set_up_only_leaves_everything_prepared_and_nothing_running(serve, site, place):
-    one = serve(site, "--setup-only")
+    one = serve(site, "--setup-only", new=True)
     family = one.family()
     assert one.process.wait(DEADLINE) == 0, one.stderr
     assert not [pid for pid in family if alive(pid)]
@@ -334,7 +358,7 @@ def test_set_up_only_leaves_everything_prepared_and_nothing_running(serve, site,
 def test_a_database_of_ones_own_is_used(serve, site, place, postgres):
     postgres.execute("DROP DATABASE IF EXISTS own")
     postgres.execute("CREATE DATABASE own OWNER site")
-    one = serve(site, "--conninfo", postgres.conninfo.replace("dbname=site", "dbname=own"))
+    one = serve(site, "--conninfo", postgres.conninfo.replace("dbname=site", "dbname=own"), new=True)
     one.wait_ready()
     assert "from 100% schema" in one.get().text
     assert not (place / "root" / "postgres").exists()
