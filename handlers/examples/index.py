@@ -5,7 +5,7 @@ from markup import Html, each, fill, rows
 
 PAGES = (
     ("/countries", "Countries", "A list, a search and a page for each country: functions, and SQL with parameters."),
-    ("/languages?q=sign", "Languages", "Some 7,900 rows, searched and shown fifty at a time."),
+    ("/languages?q=sign", "Languages", "Thousands of rows, searched in the database and shown fifty at a time."),
     ("/currencies", "Currencies", "The shortest page: one query, one table, and nothing else to care for."),
     ("/guestbook", "Guest book", "A form that writes: checks, one INSERT, and a redirect after the POST."),
     ("/accounts", "Accounts", "A class with a method for GET and one for POST; a transfer that is one transaction."),

@@ -1,4 +1,4 @@
-"""Languages: a search over some 7,900 rows, shown fifty at a time."""
+"""Languages: a search over thousands of rows, shown fifty at a time."""
 
 from urllib.parse import urlencode
 
