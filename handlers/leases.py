@@ -64,6 +64,12 @@ def connection(req: Any, name: str = "default") -> Any:
     return leased
 
 
+def is_dispatched(req: Any) -> bool:
+    """Has somebody further out called `enter` for this request or the one it belongs to?"""
+    leases: RequestLeases | None = getattr(root(req), ATTRIBUTE, None)
+    return leases is not None and leases.depth > 0
+
+
 def enter(req: Any) -> None:
     """A dispatch (a phase's handlers, a filter) begins: leases taken from now on last at least until its `leave`."""
     main = root(req)
@@ -111,10 +117,11 @@ def settle(req: Any, commit: bool) -> None:
 def give_back(req: Any) -> None:
     """Return the connections before the dispatch ends; a later `connection()` leases anew.
 
-    For an answer whose last row has been read and whose client may still be slow to take it.
+    For an answer whose last row has been read and whose client may still be slow to take it. Nothing is returned for
+    a subrequest or a redirect: the main request's handler may go on using the connection.
     """
-    leases: RequestLeases | None = getattr(root(req), ATTRIBUTE, None)
-    if leases is not None and leases.depth <= 1:
+    leases: RequestLeases | None = getattr(req, ATTRIBUTE, None)
+    if leases is not None and root(req) is req:
         _give_back(leases)
 
 

@@ -44,12 +44,13 @@ def _respond(req: Any) -> Any:
 
 def _call(req: Any, module: ModuleType, target: Target) -> Any:
     # Before the body is read, and before any code of the page but its access rules runs.
-    admit(req, traversal.all_values(target, module, target.levels))
+    if not target.is_open(module):
+        admit(req, traversal.all_values(target, module, target.levels))
     if req.method not in target.methods:
         req.allow_methods(list(target.methods), 1)
         raise HttpError(405, headers={"Allow": ", ".join(target.methods)})
     form = req.form = read_form(req)
-    groups = form.grouped()
+    groups = form.grouped() if form.list else {}
     connection = functools.partial(leases.connection, req)
     call = target.call
     if target.cls is not None:
@@ -95,9 +96,14 @@ def locate(req: Any) -> tuple[ModuleType, str]:
     return module, inside or "index"
 
 
+@functools.lru_cache(maxsize=1024)
+def _filename(directory: str, name: str) -> str:
+    return os.path.normpath(f"{directory}/{name}.py")
+
+
 def _page(req: Any, directory: str, name: str) -> ModuleType | None:
     """The module `name.py` of *directory*; None where there is no such file. Its load error is raised."""
-    filename = os.path.normpath(f"{directory}/{name}.py")
+    filename = _filename(directory, name)
     if "\0" in filename:
         return None
     try:

@@ -69,22 +69,28 @@ def serve(req: Any, call: Callable[[], Any]) -> int:
     Raises SERVER_RETURN, and errors of the page, on to mod_python's dispatch, which logs them, after the transaction
     has been ended.
     """
+    if leases.is_dispatched(req):
+        return _serve(req, call)
     leases.enter(req)
-    commit = False
     try:
-        answer = call()
-        status = _answer(req, answer)
-        commit = True
-        return status
+        return _serve(req, call)
+    finally:
+        leases.leave(req, False)  # what went well is committed by now
+
+
+def _serve(req: Any, call: Callable[[], Any]) -> int:
+    try:
+        return _answer(req, call())
     except HttpError as error:
+        leases.settle(req, False)
         return refuse(req, error)
     except Undecidable as error:
+        leases.settle(req, False)
         log_error(req, f"{path_of(req)} is not served: {error}")
         return 500
     except Exception as error:
         return _fail(req, error)
     finally:
-        leases.leave(req, commit)
         form = getattr(req, "form", None)
         if isinstance(form, Form):
             form.close()
@@ -104,7 +110,10 @@ def _answer(req: Any, result: Any) -> int:
         return _stream(req, rendered, status, headers)
     if not _settle(req):
         return DONE
-    _send_headers(req, rendered, status, headers)
+    if headers or status != 200:
+        _send_headers(req, status, headers)
+    if rendered.content_type:
+        req.content_type = rendered.content_type
     if rendered.body and status not in results.BODILESS:
         try:
             # Not flushed: Apache then counts the length, and discards the body of a HEAD itself.
@@ -126,11 +135,9 @@ def _settle(req: Any) -> bool:
     return True
 
 
-def _send_headers(req: Any, rendered: results.Rendered, status: int, headers: list[tuple[str, str]]) -> None:
+def _send_headers(req: Any, status: int, headers: list[tuple[str, str]]) -> None:
     if status != 200:
         req.status = status
-    if rendered.content_type:
-        req.content_type = rendered.content_type
     for name, value in headers:
         # Apache counts the length; a wrong one would break the connection.
         if name.lower() not in ("content-type", "content-length"):
@@ -142,7 +149,9 @@ def _stream(req: Any, rendered: results.Rendered, status: int, headers: list[tup
     assert rendered.stream is not None
     complete = False
     try:
-        _send_headers(req, rendered, status, headers)
+        _send_headers(req, status, headers)
+        if rendered.content_type:
+            req.content_type = rendered.content_type
         if req.method != "HEAD" and status not in results.BODILESS:
             for part in rendered.stream:
                 if part:
@@ -181,9 +190,8 @@ def refuse(req: Any, error: HttpError) -> int:
 
 def _fail(req: Any, error: Exception) -> int:
     status = status_returned(error)
+    leases.settle(req, status is not None and is_success(status))
     if status is not None:
-        if is_success(status):
-            leases.settle(req, True)
         raise error
     if is_outage(error):
         log_error(req, f"{path_of(req)}: 503: {type(error).__name__}: {one_line(error)}")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from handlers.access import NO_PROTECTION, Protection, cells, follow, level_values, protection
+from handlers.access import ACCESS, AUTH, NO_PROTECTION, Protection, cells, follow, level_values, protection
 from handlers.arguments import Plan, make_plan
 from handlers.definitions import NAMES, CodeKey, Facts, facts_of_globals
 from handlers.errors import Undecidable
@@ -106,7 +106,20 @@ class Target:
 
     def is_current(self) -> bool:
         """Do the names on the way still stand for the same objects?"""
-        return all(_lookup(holder, name)[0] is found for holder, name, found in self.steps)
+        for holder, name, found in self.steps:
+            if holder.__class__ is types.ModuleType:
+                if holder.__dict__.get(name) is not found:
+                    return False
+            elif _lookup(holder, name)[0] is not found:
+                return False
+        return True
+
+    def is_open(self, module: types.ModuleType) -> bool:
+        """Does nothing on the way say who may call it?"""
+        names = module.__dict__
+        if self.levels or self.protection.defined or AUTH in names or ACCESS in names:
+            return False
+        return not any(function.__dict__ for function in self.protection.functions)
 
 
 _targets: WeakKeyDictionary[types.ModuleType, dict[str, Target]] = WeakKeyDictionary()
