@@ -69,9 +69,15 @@ def may(user: pwd.struct_passwd | None, flags: str, path: Path) -> bool:
     """Whether *user* (None: we ourselves) may do to *path* what `test` calls *flags*, such as "rx"."""
     tests = " -a ".join(f'-{flag} "$1"' for flag in flags)
     command = ["/bin/sh", "-c", f"test {tests}", "sh", str(path)]
-    identity = {"user": user.pw_uid, "group": user.pw_gid} if user else {}
-    groups: list[int] | None = [] if user else None
-    done = subprocess.run(command, env=CLEAN_ENVIRONMENT, cwd="/", check=False, extra_groups=groups, **identity)
+    done = subprocess.run(
+        command,
+        env=CLEAN_ENVIRONMENT,
+        cwd="/",
+        check=False,
+        user=user.pw_uid if user else None,
+        group=user.pw_gid if user else None,
+        extra_groups=[] if user else None,
+    )
     return done.returncode == 0
 
 
