@@ -19,7 +19,7 @@ from mod_python import apache
 
 from handlers import leases
 from handlers.context import Call, Imports, Settings, current, entered, settings
-from handlers.errorpage import chain_of, error_page
+from handlers.errorpage import error_page
 from handlers.importer import (
     Importer,
     freeze_modules,
@@ -129,18 +129,19 @@ def _server_settings(server: Any) -> Settings:
     return settings(server.get_config(), server.get_options())
 
 
-def call_outside(caller: FrameType | None, req: Any = None) -> Call:
-    """The context of an import that none of our dispatches is responsible for.
+def call_outside(caller: FrameType | None, req: Any = None) -> tuple[Call, list[str]]:
+    """The context of an import that none of our dispatches is responsible for, and where its bare names are searched.
 
     An interpreter in which ``install`` runs by a PythonPath expression is in the middle of mod_python's own dispatch
-    of its first request then: the request is taken from there.
+    of its first request then: request and directory are taken from there.
     """
     hlist = None
     if req is None and caller is not None and caller.f_globals is vars(apache):
         req, hlist = caller.f_locals.get("req"), caller.f_locals.get("hlist")
     if req is None:
-        return Call(settings=_server_settings(apache.main_server))
-    return _call(req, req.get_config(), _directory(hlist) if hlist is not None else None)
+        return Call(settings=_server_settings(apache.main_server)), []
+    directory = _directory(hlist) if hlist is not None else None
+    return _call(req, req.get_config(), directory), [directory] if directory else []
 
 
 def _directory(hlist: Any) -> str | None:
@@ -373,6 +374,8 @@ def _include_dispatch(original: Callable[..., Any]) -> Callable[..., Any]:
 def _reported(callback: Any, config: Any, **context: Any) -> int:
     """Report the exception under way: to the log and, with PythonDebug On, to the browser."""
     kind, error, trace = sys.exc_info()
+    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_globals.get("__package__") == "handlers":
+        trace = trace.tb_next  # what matters begins below the importer's own frames
     try:
         return int(callback.ReportError(kind, error, trace, debug=config.get("PythonDebug") == "1", **context))
     finally:
@@ -389,7 +392,8 @@ def _report_error(original: Callable[..., Any]) -> Callable[..., Any]:
         if not debug or req is None or is_write_error:
             return int(result or apache.HTTP_INTERNAL_SERVER_ERROR)
         title = f"{context.get('phase')} {context.get('hname')}"
-        page = error_page(title, error.with_traceback(trace), _concerned(req, error))
+        imported = getattr(leases.root(req), _IMPORTS, None) or Imports()
+        page = error_page(title, error.with_traceback(trace), _importer.caches(), imported.infos)
         req.status = apache.HTTP_INTERNAL_SERVER_ERROR
         req.content_type = "text/html; charset=utf-8"
         target = context.get("filter") or req
@@ -399,10 +403,3 @@ def _report_error(original: Callable[..., Any]) -> Callable[..., Any]:
         return int(apache.DONE)
 
     return report_error
-
-
-def _concerned(req: Any, error: BaseException) -> list[ModuleCache]:
-    """The modules that the request has imported, that the error has come through, or that cannot be loaded."""
-    imported = getattr(leases.root(req), _IMPORTS, None) or Imports()
-    labels = {*imported.infos, *(info.label for info in chain_of(error))}
-    return [cache for cache in _importer.caches() if cache.label in labels or cache.failure]

@@ -26,14 +26,18 @@ _PAGE = """<!DOCTYPE html>
 """
 
 
-def error_page(title: str, error: BaseException, caches: Iterable[ModuleCache]) -> str:
-    """The page for *error*; *caches* are the modules that the request or the failure has to do with."""
+def error_page(title: str, error: BaseException, caches: Iterable[ModuleCache], imported: Iterable[str] = ()) -> str:
+    """The page for *error*; *caches* are all modules, *imported* the labels of those that the request has imported."""
     known = list(caches)
+    failed = _failed_module(error, known)
+    labels = {*imported, *(info.label for info in chain_of(error))}
+    if failed is not None:
+        labels |= {failed.label, *(cache.label for cache in _importers_of(failed, known))}
     return _PAGE.format(
         title=html.escape(title),
-        where=html.escape(_where(error, known)),
+        where=html.escape(_where(error, failed, known)),
         traceback=html.escape("".join(traceback.format_exception(error))),
-        modules=html.escape("\n".join(_details(cache, known) for cache in known)),
+        modules=html.escape("\n".join(_details(cache, known) for cache in known if cache.label in labels)),
     )
 
 
@@ -49,28 +53,35 @@ def chain_of(error: BaseException) -> list[ModuleInfo]:
     return chain
 
 
-def _where(error: BaseException, caches: list[ModuleCache]) -> str:
-    """Which module failed, of which generation, and who imported it."""
-    chain = chain_of(error)
+def _failed_module(error: BaseException, caches: list[ModuleCache]) -> ModuleCache | None:
+    """The module whose code raised *error*, or could not be compiled."""
     if isinstance(error, SyntaxError):
-        unread = [cache for cache in caches if cache.file == error.filename]
-        if unread:
-            return _failed(unread[0].file, unread[0], [info.file for info in reversed(chain)])
-    if not chain:
+        for cache in caches:
+            if cache.file == error.filename:
+                return cache
+    chain = chain_of(error)
+    return chain[-1].cache if chain else None
+
+
+def _importers_of(cache: ModuleCache, caches: list[ModuleCache]) -> list[ModuleCache]:
+    return [other for other in caches if other.info is not None and cache.label in other.info.children]
+
+
+def _where(error: BaseException, failed: ModuleCache | None, caches: list[ModuleCache]) -> str:
+    """Which module failed, of which generation, and who imported it."""
+    if failed is None:
         return "No module that the importer manages is part of this error."
-    failed = chain[-1]
-    return _failed(failed.file, failed.cache, [info.file for info in reversed(chain[:-1])], failed)
-
-
-def _failed(file: str, cache: ModuleCache, importers: list[str], info: ModuleInfo | None = None) -> str:
-    if info is not None and info.generation:
-        state = f"instance {info.instance}, generation {info.generation}"
-    elif cache.instance:
-        state = f"it could not be loaded; the last good is instance {cache.instance}, generation {cache.generation}"
+    instance = next((info for info in reversed(chain_of(error)) if info.cache is failed), None)
+    if instance is not None and instance.generation:
+        state = f"instance {instance.instance}, generation {instance.generation}"
+    elif failed.instance:
+        state = f"it could not be loaded; the last good is instance {failed.instance}, generation {failed.generation}"
     else:
         state = "it could not be loaded, and never was before"
-    by = f" Called or imported by {', '.join(map(repr, importers))}." if importers else ""
-    return f"Failed in module {file!r} ({state}).{by}"
+    files = [info.file for info in reversed(chain_of(error))] + [c.file for c in _importers_of(failed, caches)]
+    importers = [file for file in dict.fromkeys(files) if file != failed.file]
+    by = f" Imported or called by {', '.join(map(repr, importers))}." if importers else ""
+    return f"Failed in module {failed.file!r} ({state}).{by}"
 
 
 def _details(cache: ModuleCache, caches: list[ModuleCache]) -> str:

@@ -13,7 +13,7 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import FrameType, ModuleType
 from typing import Any
@@ -200,6 +200,14 @@ _importer = Importer()
 _plain_import = builtins.__import__
 
 
+def _outside(caller: FrameType | None, req: Any) -> tuple[Call, list[str]]:
+    """For an import that no dispatch of ours is responsible for: a thread's, a cleanup's. ``install`` replaces it.
+
+    What it imports is remembered for this one import only. (reload contract, items 25 and 43)
+    """
+    return Call(), []
+
+
 def the_importer() -> Importer:
     return _importer
 
@@ -221,7 +229,8 @@ def import_module(
     info = caller.f_globals.get("__mp_info__")
     call = current()
     if call is None:
-        call = outside_of_requests(caller)
+        call, default_path = _outside(caller, None)
+        path = path or default_path
     if info.__class__ is not ModuleInfo:
         info = call.loads[-1].info if call.loads else None
     if log is not None:
@@ -239,7 +248,7 @@ def page_module(req: Any, filename: str) -> ModuleType:
     """The module of the page *filename* for this request; FileNotFoundError where there is no such file."""
     call = current()
     if call is None or call.req is not req:
-        call = outside_of_requests(None, req)
+        call, _ = _outside(None, req)
     with entered(call):
         found = _importer.find(os.path.abspath(filename), call, None, ())
         assert found is not None  # an absolute path is found or raises
@@ -270,7 +279,7 @@ def statement(
 def _beside(name: str, info: ModuleInfo) -> ModuleType | None:
     call = current()
     if call is None:
-        call = outside_of_requests(None)
+        call, _ = _outside(None, None)
     key = (info.directory, name)
     if key in call.imports.outside and not info.executing:
         return None
@@ -280,17 +289,6 @@ def _beside(name: str, info: ModuleInfo) -> ModuleType | None:
             call.imports.outside.add(key)
             return None
         return _importer.obtain(found, call, info).module
-
-
-def outside_of_requests(caller: FrameType | None, req: Any = None) -> Call:
-    """For an import that no dispatch of ours is responsible for: a thread's, PythonImport's, a cleanup's.
-
-    What it imports is remembered for this one import only. (reload contract, items 25 and 43)
-    """
-    return _outside(caller, req)
-
-
-_outside: Callable[[FrameType | None, Any], Call] = lambda caller, req: Call()  # noqa: E731
 
 
 def freeze_modules() -> None:

@@ -122,9 +122,7 @@ class Failure:
 
     def is_due(self) -> bool:
         """Has its time come, or has one of its files changed?"""
-        return time.monotonic() >= self.retry_at or any(
-            signature_of(file) != seen for file, seen in self.files.items()
-        )
+        return time.monotonic() >= self.retry_at or any(signature_of(file) != seen for file, seen in self.files.items())
 
 
 class ModuleCache:
@@ -167,4 +165,3 @@ class ModuleCache:
 
     def __repr__(self) -> str:
         return f"<ModuleCache {self.file!r} instance={self.instance} generation={self.generation}>"
-

@@ -55,15 +55,14 @@ def test_a_cold_burst_makes_one_pool_in_one_interpreter(httpd, postgres) -> None
 def test_three_interpreters_have_three_pools_after_a_cold_burst(httpd, postgres) -> None:
     names = ("site_a", "site_b", "site_c")
     hosts = "".join(
-        f'<VirtualHost *:*>\nServerName {name}.test\nDocumentRoot "${{SITE}}"\nPythonInterpreter {name}\n</VirtualHost>\n'
-        for name in names
+        f"<VirtualHost *:*>\nServerName {name}.test\nPythonInterpreter {name}\n</VirtualHost>\n" for name in names
     )
     server = httpd(
         conf="vhosts.conf",
         site={"who.py": WHO},
         threads=25,
         options={"mpool.conninfo": postgres.conninfo},
-        extra=hosts.replace('DocumentRoot "${SITE}"\n', ""),
+        extra=hosts,
     )
     answers = _burst_on_hosts(server, [f"{name}.test" for name in names], 24)
     assert Counter(answer.status for answer in answers) == {200: 24}, server.log()

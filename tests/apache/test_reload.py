@@ -169,9 +169,7 @@ def test_hooks_added_by_an_edit_help_at_that_very_reload(httpd, postgres) -> Non
 
 @pytest.mark.parametrize("broken", ["def index(req:\n", "VERSION = 0\n1 / 0\n"], ids=["syntax", "at import"])
 def test_a_broken_edit_under_load_is_never_served(broken: str, httpd, postgres) -> None:
-    server = httpd(
-        site={"page.py": POOLED.format(version=1, filler="")}, options={"mpool.conninfo": postgres.conninfo}
-    )
+    server = httpd(site={"page.py": POOLED.format(version=1, filler="")}, options={"mpool.conninfo": postgres.conninfo})
     with server.load("/page", clients=8) as load:
         wait_until(lambda: len(load.responses) > 20)
         mark = server.log_mark()

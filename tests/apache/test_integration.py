@@ -1,0 +1,362 @@
+"""Every place where mod_python imports a module: phases, filters, connection handlers, includes, PythonImport, PSP."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+
+import pytest
+from servers.base import free_port, wait_until
+
+
+def edit(server, name: str, text: str) -> None:
+    path = server.write(name, text)
+    wait_until(lambda: time.time_ns() - path.stat().st_ctime_ns > 50_000_000, what="50 ms since the last write")
+
+
+PHASES = """
+from mod_python import apache
+import state
+
+def note(req):
+    state.seen.append((req.phase, id(req), __mp_info__.instance))
+    return apache.OK
+
+def declined(req):
+    note(req)
+    return apache.DECLINED
+
+postreadrequesthandler = headerparserhandler = accesshandler = fixuphandler = loghandler = cleanuphandler = note
+transhandler = authenhandler = authzhandler = typehandler = declined
+
+def handler(req):
+    note(req)
+    req.content_type = "text/plain"
+    req.write("version 1")
+    return apache.OK
+"""
+
+
+def test_all_phases_of_a_request_see_one_instance_and_the_next_request_the_new_one(httpd) -> None:
+    directives = "\n".join(
+        f"Python{phase}Handler all" for phase in ("HeaderParser", "Access", "Fixup", "Log", "Cleanup")
+    )
+    server = httpd(
+        site={
+            "all.py": PHASES,
+            "state.py": "if 'seen' not in globals(): seen = []\n",
+            "show.py": "from mod_python import apache\nimport state\n"
+            "def handler(req):\n    req.content_type = 'text/plain'\n    req.write(repr(state.seen))\n"
+            "    return apache.OK\n",
+            ".htaccess": f"PythonHandler all\n{directives}\n<Files show.py>\nPythonHandler show\n</Files>\n",
+        },
+        handler="all",
+    )
+    assert server.get("/x").text == "version 1"
+    edit(server, "all.py", PHASES.replace("version 1", "version 2"))
+    assert server.get("/x").text == "version 2"
+    shown = eval(server.get("/show.py").text)
+    instances = {}
+    for phase, _, instance in shown:
+        instances.setdefault(instance, []).append(phase)
+    assert {"PythonAccessHandler", "PythonFixupHandler", "PythonHandler", "PythonLogHandler"} <= set(instances[1])
+    assert "PythonCleanupHandler" in instances[1]
+    assert {"PythonAccessHandler", "PythonFixupHandler", "PythonHandler", "PythonLogHandler"} <= set(instances[2])
+
+
+def test_an_edit_between_two_phases_is_not_seen_by_the_request(httpd) -> None:
+    page = """
+from mod_python import apache
+import os, time
+VERSION = 1
+def accesshandler(req):
+    req.access_saw = VERSION
+    path = os.path.join(os.path.dirname(__file__), "flag")
+    deadline = time.monotonic() + 20
+    while "hold" in (req.args or "") and not os.path.exists(path):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    return apache.OK
+def handler(req):
+    req.content_type = "text/plain"
+    req.write("%s %s" % (req.access_saw, VERSION))
+    return apache.OK
+"""
+    server = httpd(
+        site={"page.py": page, ".htaccess": "PythonAccessHandler page\nPythonHandler page\n"}, handler="page"
+    )
+    assert server.get("/x").text == "1 1"
+    answers = []
+    held = threading.Thread(target=lambda: answers.append(server.get("/x?hold").text))
+    held.start()
+    edit(server, "page.py", page.replace("VERSION = 1", "VERSION = 2"))
+    assert server.get("/x").text == "2 2"
+    server.write("flag", "")
+    held.join()
+    assert answers == ["1 1"]
+
+
+@pytest.mark.parametrize(
+    "handler",
+    ["{site}/sub/page.py", "~/sub/page.py", "sub/page", "page::Class.method", "page::handler"],
+)
+def test_a_handler_is_named_by_file_by_name_or_by_object(httpd, handler: str) -> None:
+    page = """
+from mod_python import apache
+def handler(req):
+    req.content_type = "text/plain"
+    req.write("version 1 %s" % __file__.rsplit("/", 2)[-2:])
+    return apache.OK
+class Class:
+    def __init__(self, req):
+        self.req = req
+    def method(self, req):
+        assert self.req is req
+        return handler(req)
+"""
+    server = httpd(site={"sub/page.py": page, "page.py": page, "index.html": ""}, handler="nobody")
+    server.write(".htaccess", f"PythonHandler {handler.format(site=server.site)}\n")
+    first = server.get("/x")
+    assert (first.status, first.text[:9]) == (200, "version 1"), server.log()
+    for name in ("sub/page.py", "page.py"):
+        edit(server, name, page.replace("version 1", "version 2"))
+    assert server.get("/x").text[:9] == "version 2"
+
+
+def test_nothing_is_put_on_sys_path(httpd) -> None:
+    page = (
+        "import sys\nfrom mod_python import apache\n"
+        "def handler(req):\n    req.content_type = 'text/plain'\n    req.write(repr(sys.path))\n    return apache.OK\n"
+    )
+    server = httpd(site={"page.py": page}, handler="page")
+    assert str(server.site) not in server.get("/x").text
+
+
+def test_a_page_called_mpool_or_handlers_does_not_hide_the_packages(httpd) -> None:
+    page = "import mpool, handlers\ndef index(req):\n    return mpool.__file__ + ' ' + handlers.__file__\n"
+    server = httpd(site={"page.py": page, "mpool.py": "1 / 0", "handlers.py": "1 / 0"})
+    answer = server.get("/page")
+    assert answer.status == 200 and str(server.site) not in answer.text, server.log()
+
+
+def test_input_and_output_filters_reload_and_share_the_requests_modules(httpd) -> None:
+    filters = """
+import shared
+def outputfilter(filter):
+    text = filter.read()
+    while text:
+        filter.write(text.replace(b"BODY", b"out1"))
+        text = filter.read()
+    if text is None:
+        filter.close()
+def inputfilter(filter):
+    text = filter.read()
+    while text:
+        filter.write(text.upper())
+        text = filter.read()
+    if text is None:
+        filter.close()
+"""
+    page = """
+from mod_python import apache
+import shared
+def handler(req):
+    body = req.read()
+    req.content_type = "text/plain"
+    req.write("BODY %s" % body.decode())
+    return apache.OK
+"""
+    server = httpd(
+        site={
+            "flt.py": filters, "page.py": page, "shared.py": "",
+        },
+        handler="page\nPythonOutputFilter flt OUT\nPythonInputFilter flt IN\nSetOutputFilter OUT\nSetInputFilter IN",
+    )  # fmt: skip
+    assert server.post("/x", b"abc").text == "out1 ABC", server.log()
+    edit(server, "flt.py", filters.replace("out1", "out2"))
+    assert server.post("/x", b"abc").text == "out2 ABC", server.log()
+
+
+def test_a_connection_handler_reloads(httpd) -> None:
+    echo = """
+from mod_python import apache
+def connectionhandler(conn):
+    if conn.local_addr[1] != PORT:
+        return apache.DECLINED
+    conn.write(b"version 1\\n")
+    return apache.OK
+"""
+    port = free_port()
+    text = f"PORT = {port}" + echo
+    server = httpd(site={"page.py": "def index(req): return 'x'"}, extra="")
+    directory = server.site
+    server.write("echo.py", text)
+    server.stop()
+    server._settings["extra"] = (
+        f"Listen 127.0.0.1:{port}\n<VirtualHost 127.0.0.1:{port}>\n"
+        f"PythonConnectionHandler {directory}/echo.py\n</VirtualHost>\n"
+    )
+    server.start()
+
+    def say() -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+            connection.sendall(b"\n")  # the kernel hands a connection over when it has something to read
+            return connection.makefile("rb").readline()
+
+    assert say() == b"version 1\n", server.log()
+    edit(server, "echo.py", text.replace("version 1", "version 2"))
+    assert say() == b"version 2\n", server.log()
+
+
+def test_python_import_runs_managed_modules_and_calls_functions_without_arguments(httpd) -> None:
+    server = httpd(site={"page.py": "import warm\ndef index(req): return repr(warm.started)"})
+    server.write("warm.py", "started = []\ndef start(): started.append(1)\n")
+    server.stop()
+    server._settings["before"] = f"PythonImport {server.site}/warm.py::start main_interpreter\n"
+    server.start()
+    assert server.get("/page").text == "[1]", server.log()
+
+
+def test_ssi_code_imports_relative_to_the_including_file(httpd) -> None:
+    server = httpd(
+        site={
+            "sub/page.shtml": '<!--#python exec="import helper" --><!--#python eval="helper.text" -->',
+            "sub/helper.py": "text = 'version 1'",
+            ".htaccess": "Options +Includes\nAddType text/html .shtml\nAddOutputFilter INCLUDES .shtml\n",
+        },
+        handler=None,
+    )
+    assert server.get("/sub/page.shtml").text.strip() == "version 1", server.log()
+    edit(server, "sub/helper.py", "text = 'version 2'")
+    assert server.get("/sub/page.shtml").text.strip() == "version 2", server.log()
+
+
+def test_psp_pages_go_on_working_beside_the_importer(httpd) -> None:
+    server = httpd(
+        site={
+            "page.psp": "<% import helper_for_psp %>\n<%= helper_for_psp.text %>",
+            "lib/helper_for_psp.py": "text = 'from the lib'",
+            ".htaccess": "AddHandler mod_python .psp\nPythonHandler mod_python.psp\n",
+        },
+        handler="mod_python.psp",
+    )
+    server.write("page.psp", "<%\nfrom mod_python import apache\n"
+                 "helper = apache.import_module('~/lib/helper_for_psp.py')\n%><%= helper.text %>")  # fmt: skip
+    assert "from the lib" in server.get("/page.psp").text, server.log()
+
+
+def test_stock_publisher_pages_are_managed_modules_with_hooks(httpd) -> None:
+    page = """
+import os
+VERSION = 1
+if "token" not in globals():
+    token = os.urandom(4).hex()
+def __mp_clone__(module):
+    module.token = token
+def index(req):
+    return "%s %s %s" % (VERSION, token, __name__)
+"""
+    server = httpd(site={"page.py": page}, handler="mod_python.publisher")
+    version, token, name = server.get("/page").text.split()
+    assert version == "1" and name.startswith("_mp_")
+    edit(server, "page.py", page.replace("VERSION = 1", "VERSION = 2"))
+    assert server.get("/page").text.split() == ["2", token, name], server.log()
+
+
+def test_a_handler_added_by_req_add_handler_is_imported_by_the_rules(httpd) -> None:
+    page = """
+from mod_python import apache
+def handler(req):
+    req.content_type = "text/plain"
+    req.write("first ")
+    req.add_handler("PythonHandler", "other::second")
+    return apache.OK
+"""
+    other = "from mod_python import apache\ndef second(req):\n    req.write('version 1')\n    return apache.OK\n"
+    server = httpd(site={"page.py": page, "other.py": other}, handler="page")
+    assert server.get("/x").text == "first version 1", server.log()
+    edit(server, "other.py", other.replace("version 1", "version 2"))
+    assert server.get("/x").text == "first version 2", server.log()
+
+
+def test_subrequests_and_internal_redirects_share_the_requests_modules(httpd) -> None:
+    page = """
+from mod_python import apache
+import shared
+def handler(req):
+    req.content_type = "text/plain"
+    if req.uri == "/outer":
+        req.internal_redirect("/inner")
+        return apache.OK
+    import shared as again
+    req.write("%s %s" % (again is shared, __mp_info__.instance))
+    return apache.OK
+"""
+    server = httpd(site={"page.py": page, "shared.py": ""}, handler="page")
+    assert server.get("/outer").text == "True 1", server.log()
+
+
+def test_one_python_path_expression_reaches_every_interpreter(httpd) -> None:
+    page = (
+        "VERSION = 1\nfrom mod_python import apache\n"
+        "def handler(req):\n    req.content_type = 'text/plain'\n"
+        "    req.write('%s %s %s' % (VERSION, apache.interpreter, __name__[:4]))\n    return apache.OK\n"
+    )
+    server = httpd(
+        site={"a/page.py": page, "b/page.py": page,
+              "a/.htaccess": "PythonInterpreter of_a\nPythonHandler page\n",
+              "b/.htaccess": "PythonInterpreter of_b\nPythonHandler page\n"},
+        handler="nobody",
+        extra='PythonPath "__import__(\'handlers.importer\').importer.python_path(sys.path)"\n',
+    )  # fmt: skip
+    for name in "ab":
+        assert server.get(f"/{name}/x").text == f"1 of_{name} _mp_", server.log()
+        edit(server, f"{name}/page.py", page.replace("VERSION = 1", "VERSION = 2"))
+        assert server.get(f"/{name}/x").text == f"2 of_{name} _mp_", server.log()
+
+
+def test_the_legacy_option_leaves_mod_pythons_own_importer(httpd) -> None:
+    server = httpd(
+        site={"page.py": "def handler(req):\n    req.write(__name__)\n    return 0\n"},
+        before='PythonOption mod_python.legacy.importer "*"\n',
+        handler="page",
+    )
+    assert server.get("/x").text == "page"
+    assert "mod_python.legacy.importer names this interpreter" in server.log()
+
+
+def test_the_debug_page_tells_the_module_and_its_importer_and_no_values(httpd) -> None:
+    server = httpd(
+        site={
+            "page.py": "from mod_python import apache\nimport util\n"
+            "def handler(req):\n    password = 'hunter2'\n    req.write(str(util.x))\n    return apache.OK\n",
+            "util.py": "x = 1",
+            ".htaccess": "PythonDebug On\n",
+        },
+        handler="page",
+    )
+    assert server.get("/x").status == 200
+    edit(server, "util.py", "secret = 'hunter2'\nx = undefined_name  # here\n")
+    answer = server.get("/x")
+    assert answer.status == 500
+    assert "x = undefined_name  # here" in answer.text
+    assert re.search(r"Failed in module .*util\.py.*instance 1, generation \d", answer.text.replace("&#x27;", "'"))
+    assert "MODULE CACHE DETAILS" in answer.text and "page.py" in answer.text
+    assert "hunter2" not in answer.text
+    edit(server, "util.py", "x = 2")
+    assert server.get("/x").status == 200
+
+
+def test_the_log_has_the_importers_lines_where_debug_is_on(httpd) -> None:
+    page = (
+        "from mod_python import apache\nVERSION = 1\ndef __mp_clone__(m): pass\n"
+        "def handler(req):\n    req.write('x')\n    return apache.OK\n"
+    )
+    server = httpd(site={"page.py": page, ".htaccess": "PythonDebug On\n"}, handler="page")
+    server.get("/x")
+    edit(server, "page.py", page.replace("VERSION = 1", "VERSION = 2"))
+    server.get("/x")
+    for word in ("Importing", "Reimporting", "Cloning"):
+        server.wait_for_log(rf"mod_python \(pid=\d+, interpreter='main_interpreter'\): {word} module '.*/page\.py'")
