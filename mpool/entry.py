@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import select
+import socket
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +113,11 @@ class Entry:
         except psycopg2.Error:
             pass
         return False
+
+    def cut_off(self, conn: Any) -> None:
+        """End the session's socket under a statement that does not end: the driver's close() would wait for it."""
+        with contextlib.suppress(OSError, psycopg2.Error), socket.socket(fileno=os.dup(conn.fileno())) as end:
+            end.shutdown(socket.SHUT_RDWR)
 
     def turned_read_only(self, conn: Any) -> bool:
         """It could write when it was opened, and cannot now: the primary is elsewhere."""
@@ -231,7 +238,7 @@ class PoolConnection(DriverConnection):
                 return
         super().close()
 
-    @contextmanager
+    @contextlib.contextmanager
     def transaction(self) -> Iterator[PoolConnection]:
         """Commit at the end of the block, roll back on an exception; inside a transaction, by savepoint.
 

@@ -208,6 +208,7 @@ class Lending(Supply):
             if not entry.is_alive(conn):
                 return self._found_dead(conn, entry)
             if silence >= config.check_after and not bounded(lambda: execute_alone(conn), deadline - now):
+                entry.cut_off(conn)
                 return self._found_dead(conn, entry)
             if entry.turned_read_only(conn):
                 self._retire(entry, conn)

@@ -113,7 +113,7 @@ class Upkeep(Lending):
 
     def _ticks(self) -> bool:
         config = self.config
-        return bool(config.housekeeper and config.check is None and not self._stacks)
+        return bool(config.housekeeper and config.check is None and config.check_after >= STEP and not self._stacks)
 
     def _leased(self) -> list[Entry]:
         with self._lock:
