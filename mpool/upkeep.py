@@ -65,9 +65,10 @@ class Upkeep(Lending):
                     entry.state = MARKED  # its return is reported too
                 with self._lock:
                     self._counters.leaks_reported += 1
-                leaks.report_leak(self.name, entry, now - began)
                 # Where one lease leaks others may: from now on the stack of each checkout is known.
                 self._stacks = True
+                self.hold_tick()
+                leaks.report_leak(self.name, entry, now - began)
 
     def _give_up_reconnecting(self, now: float) -> None:
         """After reconnect_timeout of outage, say so once; the next caller still tries."""
