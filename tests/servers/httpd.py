@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ class Httpd:
         :param conf: a file of apache-conf/, or several, in the order in which they are included.
         :param site: pages by relative name, or a directory to copy.
         :param before: directives in front of the Include.
-        :param extra: directives behind it, in the main server.
+        :param extra: directives behind it, in the main server; @SITE@ stands for the site's directory.
         :param options: PythonOption directives of the main server.
         :param handler: PythonHandler of the whole site; None leaves it to *extra*.
         """
@@ -163,6 +164,11 @@ class Httpd:
             raise ValueError(f"how must be rename, copy or inplace, not {how!r}")
         return path
 
+    def edit(self, name: str, text: str, how: str = "rename") -> None:
+        """Save a page, and wait until the last write is 50 ms ago: from then on a request is served the new one."""
+        path = self.write(name, text, how)
+        wait_until(lambda: time.time_ns() - path.stat().st_ctime_ns > 50_000_000, what=f"{name} is complete")
+
     # -- configuration -------------------------------------------------------------------------------------------
 
     def _configuration(self) -> str:
@@ -206,7 +212,7 @@ class Httpd:
             f'<Location "{READY_PATH}">',
             "    SetHandler default-handler",
             "</Location>",
-            s["extra"],
+            s["extra"].replace("@SITE@", str(self.site)),
         ]
         return "\n".join(lines) + "\n"
 
