@@ -8,7 +8,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 # setuptools and wheel: a test builds what people install.
-TEST = ["pytest>=8", "hypothesis>=6", "setuptools>=66", "wheel"]
+TEST = ["pytest>=8", "hypothesis>=6", "werkzeug>=2.2", "setuptools>=66", "wheel"]
 CHECK = ["ruff>=0.5", "mypy>=1.10", "types-psycopg2"]
 
 setup(
