@@ -16,7 +16,7 @@ import psycopg2.pool
 from mpool.errors import LeaseError, PoolClosed, PoolTimeout
 from mpool.pool import ConnectionPool
 
-FIRST_CONNECT_TIMEOUT = 30.0  # seconds for each of minconn
+CONNECT_TIMEOUT = 30.0  # seconds
 
 
 class PoolExhausted(PoolTimeout, psycopg2.pool.PoolError):
@@ -56,7 +56,7 @@ class SimpleConnectionPool:
         first: list[Any] = []
         try:
             while len(first) < self.minconn:
-                first.append(self._pool.getconn(FIRST_CONNECT_TIMEOUT))
+                first.append(self._pool.getconn(CONNECT_TIMEOUT))
         except PoolTimeout as error:
             self._pool.close()
             raise error.__cause__ or error from None
@@ -110,7 +110,9 @@ class SimpleConnectionPool:
             conn.close()
 
     def _time_to_wait(self) -> float:
-        return self.wait_timeout
+        """Where a connection may still be opened, the time that takes is not a wait for others."""
+        with self._lock:
+            return CONNECT_TIMEOUT if len(self._lent) < self.maxconn else self.wait_timeout
 
     def __repr__(self) -> str:
         return repr(self._pool)
