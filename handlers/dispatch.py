@@ -278,7 +278,10 @@ def _server_return(value: Any, req: Any) -> Any:
 
 def _is_success(result: int, req: Any) -> bool:
     """Is the transaction to be committed: OK, DONE, DECLINED, or a status below 400?"""
-    return result < 400 and (result > 0 or req.status < 400)
+    if result > 0:
+        return result < 400
+    # After the content phase the status is the answer's, and says nothing of the handler that logs it.
+    return req.status < 400 or req.phase in ("PythonLogHandler", "PythonCleanupHandler")
 
 
 def filter_dispatch(callback: Any, fltr: Any) -> int | None:
