@@ -19,6 +19,7 @@ class Upkeep(Lending):
     """Ticks, expiry of idle connections, leak reports, refill and probes."""
 
     _quiet_steps = 0
+    _stepped_at = float("-inf")
 
     def maintain(self, now: float) -> float:
         """Do what is due at *now*; the seconds until the next step."""
@@ -38,8 +39,10 @@ class Upkeep(Lending):
         for entry in entries:
             if entry.uses != entry.noted_uses:
                 entry.noted_uses = entry.uses
-                entry.noted_at = now
                 used = True
+                if entry.noted_at < self._stepped_at:  # else a return has noted it since
+                    entry.noted_at = now
+        self._stepped_at = now
         return used
 
     def _expire_idle(self, now: float) -> None:

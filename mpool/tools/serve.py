@@ -127,6 +127,7 @@ def _serve(arguments: argparse.Namespace, cleanups: contextlib.ExitStack) -> Non
     cleanups.enter_context(_sole_user(root))
     port = _choose_port(arguments)
     places = Places.within_reach(site, root, accounts)
+    _require_modules(places, accounts)
 
     conninfo = arguments.conninfo
     servers: list[ServerProcess] = []
@@ -327,6 +328,16 @@ def _private_cluster(
         _say(f"making a private PostgreSQL cluster in {places.root}")
         database.create()
     return database
+
+
+def _require_modules(places: Places, accounts: Accounts) -> None:
+    """ToolError unless the Python that Apache embeds finds what the packages import."""
+    run(
+        [PYTHON, "-c", "import psycopg2, werkzeug"],
+        user=accounts.client_if_dropping,
+        env={"PYTHONPATH": places.python_path},
+        label=f"{PYTHON} lacks a module: apt-get install python3-psycopg2 python3-werkzeug",
+    )
 
 
 def _set_up_site(places: Places, accounts: Accounts, conninfo: str) -> None:

@@ -14,7 +14,6 @@ from servers.base import make_public_dir, remove_tree, run
 from servers.postgres import ADMIN, PostgresServer, bin_directory, database_user
 
 
-
 class Standby:
     """A streaming standby of *primary*; the same interface for what the tests need."""
 

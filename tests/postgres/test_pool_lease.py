@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
+import os
+import select
 import threading
 import time
+import weakref
 
 import psycopg2
 import psycopg2.extensions as ext
@@ -13,7 +17,7 @@ import psycopg2.extras
 import pytest
 from postgres.helpers import DEADLINE, backend, in_threads, kill, pids_of, query, through, wait_for
 
-from mpool import LeaseError, NullConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+from mpool import ConnectionPool, LeaseError, NullConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 
 def lease_all(pool, count):
@@ -173,7 +177,7 @@ def test_timeout_says_what_the_pool_was_doing(make_pool):
     held = pool.getconn()
     with pytest.raises(PoolTimeout, match=rf"{pool.name}: .*leased=1, idle=0, .*max_size=1"):
         in_another_thread(pool.getconn)
-    with pytest.raises(PoolTimeout, match="within 0.1"):
+    with pytest.raises(PoolTimeout, match=r"within 0\.1"):
         in_another_thread(lambda: pool.getconn(timeout=0.1))
     pool.putconn(held)
     assert pool.get_stats()["requests_errors"] == 2
@@ -362,10 +366,8 @@ def test_returned_during_a_query_is_closed_and_replaced(make_pool, postgres):
 
 
 def swallow(function, *args):
-    try:
+    with contextlib.suppress(psycopg2.Error):
         function(*args)
-    except psycopg2.Error:
-        pass
 
 
 def test_returned_during_a_copy_is_closed(make_pool, postgres):
@@ -626,17 +628,14 @@ def test_with_pool_closes_it(make_pool, postgres):
 
 
 def test_an_unreferenced_pool_is_collected_and_its_backends_end(postgres):
-    import weakref
+    def use_and_forget():
+        pool = ConnectionPool(postgres.conninfo, name="forgotten", min_size=2)
+        pool.wait(DEADLINE)
+        return weakref.ref(pool)
 
-    from mpool import ConnectionPool
-
-    pool = ConnectionPool(postgres.conninfo, name="forgotten", min_size=2)
-    pool.wait(DEADLINE)
-    wait_for(lambda: not pool._openings)
-    ref = weakref.ref(pool)
-    del pool
+    ref = use_and_forget()
     wait_for(lambda: (gc.collect(), ref() is None)[1], "the pool is collected")
-    wait_for(lambda: not postgres.backends(f"mpool/{__import__('os').getpid()}/python/forgotten"))
+    wait_for(lambda: not postgres.backends(f"mpool/{os.getpid()}/python/forgotten"))
 
 
 # -- liveness and age
@@ -682,6 +681,7 @@ def test_a_pending_notify_does_not_cost_the_connection(make_pool, postgres):
     postgres_db.autocommit = True
     query(postgres_db, "NOTIFY news")
     postgres_db.close()
+    assert select.select([conn], [], [], DEADLINE)[0], "the news has come in"
     with pool.connection() as conn:
         assert backend(conn) == pid
         assert not conn.notifies
@@ -830,8 +830,6 @@ def test_a_factory_that_is_no_class_is_refused_at_construction(make_pool):
 
 
 def test_application_name_tells_backends_apart(make_pool, postgres):
-    import os
-
     pool = make_pool(name="reports")
     with pool.connection() as conn:
         assert query(conn, "SHOW application_name") == f"mpool/{os.getpid()}/python/reports"

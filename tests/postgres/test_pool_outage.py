@@ -94,7 +94,7 @@ def test_one_probe_at_a_time(make_pool, proxy):
 def test_a_server_that_is_down_at_start_is_served_when_it_comes(make_pool, proxy):
     proxy.refuse()
     pool = make_pool(through(proxy), min_size=2)
-    with pytest.raises(PoolTimeout, match="(?i)refused"):
+    with pytest.raises(PoolTimeout, match=r"(?i)refused"):
         pool.wait(0.3)
     proxy.resume()
     pool.wait(DEADLINE)
@@ -165,7 +165,7 @@ def test_a_failed_growth_does_not_block_a_later_one(make_pool, proxy):
     pool = make_pool(through(proxy), max_size=2, timeout=0.2)
     held = pool.getconn()
     proxy.refuse()
-    with pytest.raises(PoolTimeout, match="(?i)connecting fails: .*refused") as caught:
+    with pytest.raises(PoolTimeout, match=r"(?i)connecting fails: .*refused") as caught:
         pool.getconn()
     assert isinstance(caught.value.__cause__, psycopg2.OperationalError)
     proxy.resume()

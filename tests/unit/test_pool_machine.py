@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from unit.fakes import Background, FakeClock, FakeConnection, FakeServer, make_pool
 
 from mpool import LeaseError, PoolTimeout
 from mpool.entry import EntryState
 from mpool.supply import PoolState
 from mpool.waiting import Waiter, WaiterState
-from unit.fakes import Background, FakeClock, FakeConnection, FakeServer, make_pool
 
 steps = 0  # counted over the whole run
 
@@ -59,10 +60,8 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule()
     def lease_at_once(self) -> None:
-        try:
+        with contextlib.suppress(PoolTimeout):
             self.hold(self.pool.getconn(timeout=0))
-        except PoolTimeout:
-            pass
         self.collect()
 
     @rule()
@@ -154,7 +153,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert pool._divert == bool(pool._waiting) or pool._state is not PoolState.OPEN
 
 
-PoolMachine.TestCase.settings = settings(settings.default, max_examples=450, stateful_step_count=50)
+PoolMachine.TestCase.settings = settings(settings.default, max_examples=540, stateful_step_count=50)
 
 
 def test_machine_keeps_its_invariants_over_20000_steps():

@@ -1,0 +1,210 @@
+"""Upkeep on a fake clock: nothing sleeps."""
+
+from __future__ import annotations
+
+import pytest
+from unit.fakes import Background, FakeClock, FakeServer, make_pool
+
+from mpool import PoolTimeout, PoolUnavailable
+from mpool.circuit import FIRST_DELAY, JITTER, LONGEST_DELAY, Circuit
+
+
+@pytest.fixture
+def server():
+    server = FakeServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+def lease_all(pool, count):
+    conns = [pool.getconn() for _ in range(count)]
+    for conn in conns:
+        pool.putconn(conn)
+    return conns
+
+
+def ticking(server, clock, **options):
+    """A pool that has ticks, whose housekeeper is the test."""
+    pool = make_pool(server, clock, housekeeper=True, spawn=Background(), open=False, **options)
+    pool._watch = lambda: None
+    pool._spawn = lambda function, *args: function(*args)
+    pool.open()
+    pool.maintain(clock())
+    return pool
+
+
+def test_backoff_doubles_with_jitter_up_to_a_limit():
+    circuit = Circuit()
+    now, delays = 0.0, []
+    for _ in range(12):
+        circuit.failed(now, OSError("down"))
+        delays.append(circuit.next_try - now)
+        assert not circuit.allows(circuit.next_try - 0.001) and circuit.allows(circuit.next_try)
+        now = circuit.next_try
+    for number, delay in enumerate(delays):
+        ideal = min(LONGEST_DELAY, FIRST_DELAY * 2**number)
+        assert ideal * (1 - JITTER) - 1e-9 <= delay <= ideal * (1 + JITTER) + 1e-9
+    assert len(set(delays)) == len(delays)
+    circuit.succeeded()
+    assert circuit.allows(0.0)
+
+
+def test_between_two_ticks_a_dead_connection_passes_and_after_one_it_does_not(server, clock):
+    pool = ticking(server, clock, check_bypass=0.5)
+    conn = lease_all(pool, 1)[0]
+    conn.kill()
+    assert pool.getconn() is conn  # the price of the bypass
+    pool.putconn(conn)
+    clock.advance(0.3)
+    pool.maintain(clock())
+    assert pool.getconn() is not conn
+    pool.close()
+
+
+def test_a_connection_found_alive_is_not_looked_at_again_within_the_tick(server, clock):
+    pool = ticking(server, clock)
+    conn = lease_all(pool, 1)[0]
+    pool.putconn(pool.getconn())
+
+    class NoPoll:
+        def poll(self, timeout):
+            raise AssertionError("looked at")
+
+    conn._entry.poller = NoPoll()
+    for _ in range(3):
+        pool.putconn(pool.getconn())
+    pool.close()
+
+
+def test_an_unused_pool_rests_and_looks_for_itself_afterwards(server, clock):
+    pool = ticking(server, clock)
+    conn = lease_all(pool, 1)[0]
+    waits = []
+    for _ in range(6):
+        waits.append(pool.maintain(clock()))
+        clock.advance(waits[-1])
+    assert waits[0] <= 0.25 and waits[-1] >= 10
+    conn.kill()
+    assert pool.getconn() is not conn
+    pool.close()
+
+
+def test_a_ping_only_after_a_silence(server, clock):
+    pool = make_pool(server, clock, check_after=30.0)
+    conn = lease_all(pool, 1)[0]
+    clock.advance(29)
+    pool.putconn(pool.getconn())
+    assert "SELECT 1" not in conn.statements
+    clock.advance(31)
+    pool.putconn(pool.getconn())
+    assert conn.statements.count("SELECT 1") == 1
+
+
+def test_max_idle_closes_the_coldest_above_min_size(server, clock):
+    pool = make_pool(server, clock, min_size=1, max_size=4, max_idle=60)
+    conns = lease_all(pool, 4)
+    clock.advance(50)
+    hot = pool.getconn()
+    pool.putconn(hot)
+    pool.maintain(clock())
+    assert len(server.open) == 4
+    clock.advance(50)
+    pool.maintain(clock())
+    assert server.open == {hot} and hot is conns[-1]
+    clock.advance(1000)
+    pool.maintain(clock())
+    assert server.open == {hot}  # min_size
+
+
+def test_lifetime_ends_idle_and_leased_ones_and_min_size_is_refilled(server, clock):
+    pool = make_pool(server, clock, min_size=2, max_size=2, max_lifetime=100)
+    held = pool.getconn()
+    old = set(server.open)
+    clock.advance(101)
+    pool.maintain(clock())
+    assert held in server.open and len(server.open) == 2
+    pool.putconn(held)
+    assert not old & server.open
+    pool.maintain(clock())
+    assert len(server.open) == 2
+
+
+def test_a_connection_opened_before_a_drain_is_not_kept(server, clock):
+    background = Background()
+    pool = make_pool(server, clock, housekeeper=True, spawn=background, open=False, min_size=1)
+    pool._watch = lambda: None
+    pool.open()
+    connect = pool._connector._connect
+
+    def drained_meanwhile(**arguments):
+        conn = connect(**arguments)
+        pool._connector._connect = connect
+        pool.drain()
+        return conn
+
+    pool._connector._connect = drained_meanwhile
+    background.run()
+    assert len(server.attempts) == 2 and len(server.open) == 1
+    assert {conn._entry.generation for conn in server.open} == {1}
+    pool.close()
+
+
+def test_reconnect_failed_is_called_once_an_outage(server, clock):
+    failed = []
+    server.down = True
+    pool = make_pool(server, clock, min_size=1, reconnect_timeout=10, reconnect_failed=failed.append)
+    for _ in range(20):
+        clock.advance(1)
+        pool.maintain(clock())
+    assert failed == [pool]
+    server.down = False
+    clock.advance(6)
+    pool.maintain(clock())
+    assert len(server.open) == 1
+    for conn in list(server.open):
+        conn.kill()
+    server.down = True
+    with pytest.raises(PoolUnavailable):
+        clock.advance(1)
+        pool.getconn()
+    for _ in range(20):
+        clock.advance(1)
+        pool.maintain(clock())
+    assert failed == [pool, pool]
+
+
+def test_a_failing_rollback_costs_the_connection_and_nothing_else(server, clock):
+    pool = make_pool(server, clock)
+    conn = pool.getconn()
+    conn.status, conn.rollback_fails = 2, True
+    pool.putconn(conn)
+    assert conn.closed and pool.get_stats()["returns_bad"] == 1
+
+
+def test_unknown_status_closes(server, clock):
+    pool = make_pool(server, clock)
+    conn = pool.getconn()
+    conn.status = 4
+    pool.putconn(conn)
+    assert conn.closed
+
+
+def test_repr_shows_the_state_and_no_password(server, clock):
+    pool = make_pool(server, clock, name="reports", kwargs={"password": "hush"})
+    conn = pool.getconn()
+    assert repr(pool) == ("<ConnectionPool 'reports' open: leased=1, idle=0, opening=0, waiting=0, max_size=10>")
+    assert "hush" not in repr(vars(pool)) and "hush" not in repr(conn._entry)
+    pool.putconn(conn)
+
+
+def test_a_timeout_of_zero_takes_what_is_there(server, clock):
+    pool = make_pool(server, clock, max_size=1)
+    conn = pool.getconn(timeout=0)
+    with pytest.raises(PoolTimeout):
+        pool.getconn(timeout=0)
+    pool.putconn(conn)
