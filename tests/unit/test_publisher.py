@@ -602,3 +602,64 @@ def test_not_modified_declares_its_validators_and_asks_apache():
 def test_json_results_read_back_as_they_were():
     value = {"rows": [{"n": 1, "s": "ü", "none": None, "b": True}]}
     assert json.loads(results.render(value, None).body) == value
+
+
+# -- what mod_python's own tests of its publisher ask ------------------------------------------------------------------
+
+ELDER = """
+import re
+_PASSWORD = "x"
+def index(req): return "index"
+class Old:
+    def __init__(self): pass
+    def __call__(self, req): return "called"
+    def traverse(self, req): return "traversed"
+class Mapping(object):
+    def __init__(self, name): self.name = name
+    def __call__(self, req): return "Called " + self.name
+class Bare: pass
+old = Old()
+numbers = {1: 1, 2: 2, 3: 3}
+keys = numbers.keys
+root = Mapping("root")
+root.page = Mapping("page")
+root.page.sub = Mapping("sub")
+bare = Bare()
+bare.page = index
+def iterates(req): return keys()
+def generates(req):
+    for n in range(10): yield n
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("", "index"), ("old", "called"), ("old/traverse", "traversed"), ("root", "Called root"), ("root/page", "Called page"),
+     ("root/page/sub", "Called sub"), ("bare/page", "index"), ("iterates", "123"), ("generates", "0123456789")],
+)  # fmt: skip
+def test_what_the_elder_publisher_serves_is_served(visit, path, body):
+    assert visit(ELDER, path, debug=True) == 200
+    assert visit.req.written.decode() == body
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "_PASSWORD",
+        "__ANSWER",
+        "re",
+        "Old",
+        "Mapping",
+        "index/func_code",
+        "old/traverse/func_code",
+        "numbers/keys",
+        "keys",
+    ],
+)
+def test_what_the_elder_publisher_forbids_is_forbidden_as_it_does_to_a_developer(visit, path):
+    assert visit(ELDER, path, debug=True) == 403
+    assert visit(ELDER, path) == 404
+
+
+def test_digest_credentials_do_not_disturb_an_open_page(visit):
+    assert visit(ELDER, "index", headers={"Authorization": 'Digest username="Mufasa"'}) == 200
