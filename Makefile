@@ -10,7 +10,7 @@
 DEBIAN_PYTHON := /usr/bin/python3
 PYTHON := .venv/bin/python
 
-SERVE_PACKAGES := apache2-bin libapache2-mod-python postgresql python3-psycopg2 iso-codes
+SERVE_PACKAGES := apache2-bin libapache2-mod-python postgresql python3-psycopg2 python3-werkzeug iso-codes
 TEST_PACKAGES := $(SERVE_PACKAGES) python3-venv
 
 FUZZ_STEPS ?= 2000

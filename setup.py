@@ -8,7 +8,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 # setuptools and wheel: a test builds what people install.
-TEST = ["pytest>=8", "hypothesis>=6", "werkzeug>=2.2", "setuptools>=66", "wheel"]
+TEST = ["pytest>=8", "hypothesis>=6", "setuptools>=66", "wheel"]
 CHECK = ["ruff>=0.5", "mypy>=1.10", "types-psycopg2"]
 
 setup(
@@ -29,7 +29,8 @@ setup(
     exclude_package_data={"": ["__pycache__/*", "*.pyc", "*/__pycache__/*", "*/*/__pycache__/*"]},
     # Beside the packages, not in them: people write this path into an Include line.
     data_files=[("share/mpool/apache-conf", sorted(glob("apache-conf/*.conf")))],
-    install_requires=["psycopg2>=2.9"],
+    # werkzeug: reading multipart forms and checking password hashes.
+    install_requires=["psycopg2>=2.9", "werkzeug>=2.2"],
     extras_require={"test": TEST, "check": CHECK, "dev": TEST + CHECK},
     entry_points={"console_scripts": ["mpool = mpool.tools.main:main"]},
     zip_safe=False,

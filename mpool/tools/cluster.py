@@ -82,6 +82,7 @@ class Cluster:
 
         All of it or nothing: a directory that is called data is complete.
         """
+        self._directory.mkdir(mode=0o755, exist_ok=True)
         fresh = self._directory / "data.new"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)

@@ -314,7 +314,6 @@ def _private_cluster(
     places: Places, accounts: Accounts, arguments: argparse.Namespace, cleanups: contextlib.ExitStack
 ) -> Cluster:
     directory = places.root / "postgres"
-    directory.mkdir(mode=0o755, exist_ok=True)
     socket_dir = places.root / "socket"
     if len(os.fsencode(socket_dir)) > SOCKET_PATH_LIMIT:
         short = Path(tempfile.mkdtemp(prefix="mpool-"))
@@ -333,7 +332,7 @@ def _private_cluster(
 def _require_modules(places: Places, accounts: Accounts) -> None:
     """ToolError unless the Python that Apache embeds finds what the packages import."""
     run(
-        [PYTHON, "-c", "import psycopg2, werkzeug"],
+        [PYTHON, "-c", "import psycopg2.extensions, werkzeug.http"],
         user=accounts.client_if_dropping,
         env={"PYTHONPATH": places.python_path},
         label=f"{PYTHON} lacks a module: apt-get install python3-psycopg2 python3-werkzeug",

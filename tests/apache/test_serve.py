@@ -40,14 +40,14 @@ def load(conn):
 
 
 class Serve:
-    """One `mpool serve` process."""
+    """One `mpool serve` process; *under* is a command that runs it."""
 
-    def __init__(self, arguments: list[str], directory: Path) -> None:
+    def __init__(self, arguments: list[str], directory: Path, under: tuple[str, ...] = ()) -> None:
         self._out = directory / "stdout"
         self._err = directory / "stderr"
         with open(self._out, "wb") as out, open(self._err, "wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "mpool.tools", "serve", *arguments],
+                [*under, sys.executable, "-m", "mpool.tools", "serve", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -138,6 +138,7 @@ def serve(place: Path, cluster: Path) -> Iterator[Callable[..., Serve]]:
         server_root: Path | None = place / "root",
         port: int | str = 0,
         new: bool = False,
+        under: tuple[str, ...] = (),
     ) -> Serve:
         if server_root and not new and not server_root.exists():
             server_root.mkdir()
@@ -147,7 +148,7 @@ def serve(place: Path, cluster: Path) -> Iterator[Callable[..., Serve]]:
         command += ["--server-root", str(server_root)] if server_root else []
         directory = place / f"run{len(started)}"
         directory.mkdir()
-        started.append(Serve(command, directory))
+        started.append(Serve(command, directory, under))
         return started[-1]
 
     try:
@@ -293,6 +294,28 @@ def test_a_taken_port_is_one_line_and_nothing_is_left(serve, site):
         assert one.process.wait(DEADLINE) == 1
     assert in_one_line(one.stderr) and f"port {port}" in one.stderr and "--port" in one.stderr
     assert one.stdout == ""
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("hidden", "package"),
+    [
+        ("/usr/lib/apache2/modules", "libapache2-mod-python"),
+        ("/usr/lib/postgresql", "postgresql"),
+        ("/usr/lib/python3/dist-packages/werkzeug", "python3-werkzeug"),
+    ],
+)
+def test_a_missing_package_is_one_line_with_its_name(serve, site, place, hidden, package):
+    # A mount of our own; where / is shared with others or no mount point (a chroot), none is to be had safely.
+    if subprocess.run(["unshare", "--mount", "true"], check=False, stderr=subprocess.DEVNULL).returncode != 0:
+        pytest.skip("no private mounts here")
+    (place / "empty").mkdir()
+    hide = f'mount --bind {place}/empty {hidden} && exec "$@"'
+    one = serve(site, new=True, under=("unshare", "--mount", "sh", "-c", hide, "sh"))
+    assert one.process.wait(DEADLINE) == 1
+    assert in_one_line(one.stderr)
+    assert re.search(f"apt-get install .*{package}", one.stderr)
+    assert not (place / "root" / "postgres").exists()
 
 
 @pytest.mark.parametrize("what", ["missing", "a file"])
