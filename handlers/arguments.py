@@ -1,7 +1,7 @@
 """Form values to the arguments of a page function, by its signature.
 
-What can be computed once per function is: `plan_for` reads the signature and the annotations and keeps the plan as
-long as the function lives. Binding a request is then a walk over the parameters.
+What can be computed once per function is: `make_plan` reads the signature and the annotations. Binding a request is
+then a walk over the parameters.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from datetime import date, datetime, time
 from decimal import Decimal, InvalidOperation
 from typing import Any
 from uuid import UUID
-from weakref import WeakKeyDictionary
 
 from handlers.errors import HttpError
 from handlers.forms import Upload
@@ -113,28 +112,6 @@ class Plan:
             return values[0] if parameter.convert is None else parameter.convert(values[0])
         except Unusable as mismatch:
             raise HttpError(400, f"Field {parameter.name!r} must be {mismatch}.") from None
-
-
-_plans: WeakKeyDictionary[Any, Plan] = WeakKeyDictionary()
-
-
-def plan_for(function: Callable[..., Any], *, drop_first: bool = False) -> Plan:
-    """The plan of *function*, made once; *drop_first* leaves out the `self` of a plain function in a class.
-
-    TypeError or ValueError where it has no signature that can be read.
-    """
-    try:
-        plan = None if drop_first else _plans.get(function)
-    except TypeError:  # not hashable, or takes no weak references: nothing to keep it by
-        return make_plan(function, drop_first=drop_first)
-    if plan is None:
-        plan = make_plan(function, drop_first=drop_first)
-        if not drop_first:
-            try:
-                _plans[function] = plan
-            except TypeError:
-                return plan
-    return plan
 
 
 def make_plan(function: Callable[..., Any], *, drop_first: bool = False) -> Plan:

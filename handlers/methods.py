@@ -16,7 +16,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
-from weakref import WeakKeyDictionary
 
 from handlers import leases
 from handlers.access import Protection, admit, level_values, protection
@@ -36,6 +35,7 @@ class Handler:
 
     #: Names of methods that a subclass turns off again, such as ("post",).
     closed: ClassVar[tuple[str, ...]] = ()
+    _mp_calls: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, req: Any = None) -> None:
         # A filter's object, where the class is used as a filter: it knows its request.
@@ -118,11 +118,12 @@ class _Call:
     protection: Protection
 
 
-_calls: WeakKeyDictionary[type, dict[str, _Call]] = WeakKeyDictionary()
-
-
-def _call_of(cls: type, name: str) -> _Call:
-    calls = _calls.setdefault(cls, {})
+def _call_of(cls: type[Handler], name: str) -> _Call:
+    # Kept by the class itself: a table of ours, weak or not, would keep every reloaded class for ever by its values.
+    calls: dict[str, _Call] | None = cls.__dict__.get("_mp_calls")
+    if calls is None:
+        calls = {}
+        cls._mp_calls = calls
     function = getattr(cls, name)
     call = calls.get(name)
     if call is None or call.function is not function:

@@ -8,6 +8,7 @@ import os
 import time
 from dataclasses import dataclass, field
 from types import ModuleType
+from typing import Any
 
 from handlers.files import Signature, signature_of
 
@@ -45,6 +46,7 @@ class ModuleInfo:
         self.source: bytes | None = None  # what was executed; the file may have changed since
         self.mtime = 0.0
         self.instance = self.generation = 0  # 0: it does not serve yet
+        self.kept: dict[str, Any] = {}  # what the publisher has found out of this instance's names, by path
         self._closure: tuple[tuple[ModuleCache, ModuleInfo, str, Signature | None], ...] | None = None
 
     def discard(self) -> None:

@@ -14,7 +14,6 @@ import types
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from handlers.access import ACCESS, AUTH, NO_PROTECTION, Protection, cells, follow, level_values, protection
 from handlers.arguments import Plan, make_plan
@@ -122,8 +121,6 @@ class Target:
         return not any(function.__dict__ for function in self.protection.functions)
 
 
-_targets: WeakKeyDictionary[types.ModuleType, dict[str, Target]] = WeakKeyDictionary()
-
 #: Paths kept per module: `a/b/a/b` may go round in a circle for ever.
 _MAX_TARGETS = 500
 
@@ -133,9 +130,9 @@ def resolve(module: types.ModuleType, path: str) -> Target:
 
     Refused where there is nothing published; Undecidable where it cannot be told who may call it.
     """
-    targets = _targets.get(module)
-    if targets is None:
-        targets = _targets.setdefault(module, {})
+    # Kept by the instance itself: a table of ours, weak or not, would keep every old instance for ever by its values.
+    info = module.__dict__.get("__mp_info__")
+    targets: dict[str, Target] = {} if info is None else info.kept
     target = targets.get(path)
     if target is None or not target.is_current():
         target = _resolve(module, path.split("."))

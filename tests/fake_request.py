@@ -125,6 +125,7 @@ class PageInfo:
     def __init__(self, source: str) -> None:
         self.file = "/site/page.py"
         self.source = source.encode()
+        self.kept: dict[str, Any] = {}
 
 
 def make_page(source: str, name: str = "_mp_page") -> types.ModuleType:

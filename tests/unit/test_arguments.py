@@ -18,7 +18,7 @@ from fake_request import Request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.arguments import plan_for
+from handlers.arguments import make_plan
 from handlers.errors import HttpError
 from handlers.forms import Form, Limits, Upload, parse_query, read_form
 
@@ -35,7 +35,7 @@ def bind(function, query="", conn="the connection", **fields):
     """Call *function* as the publisher does, with the values of *query* or *fields*."""
     pairs = parse_query(query) if query else [(k, v) for k, values in fields.items() for v in values]
     req = Request()
-    args, kwargs = plan_for(function).bind(Form(pairs).grouped(), req, lambda: conn)
+    args, kwargs = make_plan(function).bind(Form(pairs).grouped(), req, lambda: conn)
     return function(*args, **kwargs)
 
 
@@ -223,14 +223,7 @@ def test_no_connection_is_leased_when_a_field_does_not_fit():
         raise AssertionError("must not be leased")
 
     with pytest.raises(HttpError):
-        plan_for(function).bind({"a": ["x"]}, Request(), lease)
-
-
-def test_the_plan_of_a_function_is_made_once():
-    def function(req, a):
-        return a
-
-    assert plan_for(function) is plan_for(function)
+        make_plan(function).bind({"a": ["x"]}, Request(), lease)
 
 
 # -- what comes in -----------------------------------------------------------------------------------------------------
