@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from mpool.tools.errors import ToolError
-from mpool.tools.processes import ServerProcess, run
+from mpool.tools.processes import ServerProcess, Wording, run
 
 VERSIONS = Path("/usr/lib/postgresql")
 ROLE = "site"  # and the name of its database
@@ -122,8 +122,8 @@ class Cluster:
         if self._run_as is not None:
             os.chown(self._socket_dir, self._owner.pw_uid, self._client.pw_gid)
 
-    def start(self) -> ServerProcess:
-        """Start it and wait until it takes connections."""
+    def start(self, wording: Wording) -> ServerProcess:
+        """Start it and wait until it takes connections; its log is shown as *wording* puts it."""
         self._write_access_rules()
         self._open_socket_dir()
         settings = {
@@ -140,7 +140,7 @@ class Cluster:
             ],
             stop_signal=signal.SIGINT,  # fast: clients are disconnected, nothing is lost
             user=self._run_as,
-            shows=_is_worth_showing,
+            wording=lambda line: wording(line) if _is_worth_showing(line) else "",
         )
         try:
             self._wait(server)

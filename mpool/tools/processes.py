@@ -21,7 +21,9 @@ from mpool.tools.errors import ToolError
 CLEAN_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 CLEAN_ENVIRONMENT = {"PATH": CLEAN_PATH, "LANG": "C.UTF-8"}
 
-LogFilter = Callable[[str], bool]
+PYTHON = "/usr/bin/python3"  # Debian's own: the one that mod_python embeds
+
+Wording = Callable[[str], str]
 
 
 def account(name: str, package: str) -> pwd.struct_passwd:
@@ -82,7 +84,7 @@ def may(user: pwd.struct_passwd | None, flags: str, path: Path) -> bool:
 
 
 class ServerProcess:
-    """One server in the foreground, whose output is passed on to the terminal.
+    """One server in the foreground, whose output is passed on to the terminal, each line as *wording* puts it.
 
     It runs in a session of its own, so that Ctrl-C reaches us alone and we stop the servers in order; and it is told
     to end, with *stop_signal*, when we die without having done so.
@@ -97,12 +99,12 @@ class ServerProcess:
         user: pwd.struct_passwd | None = None,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
-        shows: LogFilter = lambda line: True,
+        wording: Wording = str,
     ) -> None:
         self.name = name
         self._stop_signal = stop_signal
         self._tail: deque[str] = deque(maxlen=20)
-        self._shows = shows
+        self._wording = wording
         # setpriv runs as the new account already: the kernel forgets the signal when an account changes.
         self._process = subprocess.Popen(
             ["/usr/bin/setpriv", "--pdeathsig", stop_signal.name.removeprefix("SIG"), *command],
@@ -124,11 +126,10 @@ class ServerProcess:
         for raw in output:
             line = raw.decode(errors="replace")
             self._tail.append(line)
-            if self._shows(line):
-                # The terminal may be gone; the server is not to block on a full pipe for that.
-                with contextlib.suppress(OSError, ValueError):
-                    sys.stderr.write(line)
-                    sys.stderr.flush()
+            # The terminal may be gone; the server is not to block on a full pipe for that.
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.write(self._wording(line))
+                sys.stderr.flush()
 
     @property
     def pid(self) -> int:

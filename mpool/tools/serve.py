@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
-import hashlib
-import importlib.util
 import os
-import pwd
-import re
 import shutil
 import signal
 import sys
-import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -25,8 +17,8 @@ from typing import NoReturn
 from mpool.tools import cluster, webserver
 from mpool.tools.cluster import Cluster
 from mpool.tools.errors import ToolError
-from mpool.tools.mounts import bind_within_reach
-from mpool.tools.processes import ServerProcess, account, may, run
+from mpool.tools.places import Accounts, Places, default_root, prepare_root, site_directory, sole_user
+from mpool.tools.processes import PYTHON, ServerProcess, run
 from mpool.tools.webserver import WebServer
 
 EXAMPLE = """\
@@ -38,7 +30,6 @@ The site is a directory of pages. What begins with _ or . is not served, static/
 add to the configuration. _setup/schema.sql is run in a new database, load(conn) of _setup/load.py at every start.
 """
 
-PYTHON = "/usr/bin/python3"  # Debian's own: the one that mod_python embeds
 SOCKET_PATH_LIMIT = 107 - len("/.s.PGSQL.5432.lock")  # sun_path of unix(7), less what PostgreSQL adds
 
 
@@ -120,20 +111,28 @@ def serve(arguments: argparse.Namespace) -> int:
 
 def _serve(arguments: argparse.Namespace, cleanups: contextlib.ExitStack) -> None:
     os.umask(0o022)
-    site = _site_directory(arguments.site)
+    site = site_directory(arguments.site)
     webserver.require_apache(arguments.mpm)
     accounts = Accounts.here(private_cluster=arguments.conninfo is None)
-    root = _prepare_root(arguments.server_root or default_root(site))
-    cleanups.enter_context(_sole_user(root))
+    root = prepare_root(arguments.server_root or default_root(site))
+    cleanups.enter_context(sole_user(root))
     port = _choose_port(arguments)
     places = Places.within_reach(site, root, accounts)
-    _require_modules(places, accounts)
+    try:
+        _run(arguments, places, accounts, port, cleanups)
+    except ToolError as error:
+        raise ToolError(places.in_given_words(str(error))) from error
 
+
+def _run(
+    arguments: argparse.Namespace, places: Places, accounts: Accounts, port: int, cleanups: contextlib.ExitStack
+) -> None:
+    _require_modules(places, accounts)
     conninfo = arguments.conninfo
     servers: list[ServerProcess] = []
     if conninfo is None:
         database = _private_cluster(places, accounts, arguments, cleanups)
-        servers.append(database.start())
+        servers.append(database.start(places.in_given_words))
         cleanups.callback(servers[-1].stop, cluster.STOP_PATIENCE)
         conninfo = database.conninfo
     _set_up_site(places, accounts, conninfo)
@@ -153,11 +152,12 @@ def _serve(arguments: argparse.Namespace, cleanups: contextlib.ExitStack) -> Non
     web.write_configuration()
     web.check()
     if arguments.setup_only:
-        print(f"set up in {root}; start it with the same command without --setup-only", flush=True)
+        text = f"set up in {places.root}; start it with the same command without --setup-only"
+        print(places.in_given_words(text), flush=True)
         return
-    servers.append(web.start())
+    servers.append(web.start(places.in_given_words))
     cleanups.callback(servers[-1].stop, webserver.STOP_PATIENCE)
-    print(f"ready: {web.url} serves {site} (Ctrl-C stops it)", flush=True)
+    print(places.in_given_words(f"ready: {web.url} serves {places.site} (Ctrl-C stops it)"), flush=True)
     while True:
         for server in servers:
             if not server.running:
@@ -171,143 +171,6 @@ def _choose_port(arguments: argparse.Namespace) -> int:
         port: int = arguments.port
         return port
     return webserver.choose_port(arguments.host, arguments.port)
-
-
-# -- who --------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Accounts:
-    """Who runs what: for root, accounts without rights; for anybody else, always that person."""
-
-    client: pwd.struct_passwd  # runs the site's code
-    owner: pwd.struct_passwd  # runs PostgreSQL
-    dropping: bool
-
-    @classmethod
-    def here(cls, *, private_cluster: bool) -> Accounts:
-        if os.geteuid() == 0:
-            client = account("www-data", "base-passwd")
-            return cls(client, account("postgres", "postgresql") if private_cluster else client, True)
-        try:
-            me = pwd.getpwuid(os.geteuid())
-        except KeyError:
-            raise ToolError(f"user {os.geteuid()} has no name in /etc/passwd, which PostgreSQL asks for") from None
-        return cls(me, me, False)
-
-    @property
-    def client_if_dropping(self) -> pwd.struct_passwd | None:
-        return self.client if self.dropping else None
-
-
-# -- where ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Places:
-    """The directories as the servers see them."""
-
-    site: Path
-    root: Path
-    mpool: Path
-    handlers: Path
-
-    @classmethod
-    def within_reach(cls, site: Path, root: Path, accounts: Accounts) -> Places:
-        """Where the servers' accounts can get at everything; ToolError where they may not read the site."""
-        paths = {"site": site, "root": root, **_packages()}
-        if accounts.dropping:
-            everybody = (accounts.client, accounts.owner)
-            closed = {n: p for n, p in paths.items() if not all(may(user, "x", p.parent) for user in everybody)}
-            if closed:
-                paths |= bind_within_reach(site_id(site), closed)
-        if not may(accounts.client_if_dropping, "rx", paths["site"]):
-            raise ToolError(f"{accounts.client.pw_name} cannot read {site}: chmod a+rx {site}")
-        return cls(**paths)
-
-    @property
-    def python_path(self) -> str:
-        """PYTHONPATH: the two packages and nothing that lies beside them, then the virtual environment we run in."""
-        entries = [str(self._link_packages())]
-        if sys.prefix != sys.base_prefix and os.path.samefile(os.path.realpath(sys.executable), PYTHON):
-            entries.append(sysconfig.get_path("purelib"))
-        return ":".join(entries)
-
-    def _link_packages(self) -> Path:
-        directory = self.root / "packages"
-        directory.mkdir(exist_ok=True)
-        for name, target in (("mpool", self.mpool), ("handlers", self.handlers)):
-            link = directory / name
-            link.unlink(missing_ok=True)
-            link.symlink_to(target)
-        return directory
-
-
-def _packages() -> dict[str, Path]:
-    spec = importlib.util.find_spec("handlers")
-    if spec is None or not spec.submodule_search_locations:
-        raise ToolError("the package handlers is not installed beside mpool: install both with pip")
-    handlers = Path(spec.submodule_search_locations[0]).resolve()
-    return {"mpool": Path(__file__).resolve().parents[1], "handlers": handlers}
-
-
-def _site_directory(given: Path) -> Path:
-    try:
-        site = given.resolve(strict=True)
-        readable = os.access(site, os.R_OK | os.X_OK)
-    except OSError as error:
-        raise ToolError(f"{given}: {error.strerror}; give the directory of a site") from None
-    if not site.is_dir():
-        raise ToolError(f"{given} is no directory; give the directory of a site")
-    if not readable:
-        raise ToolError(f"you cannot read {given}: chmod u+rx {given}")
-    return site
-
-
-def site_id(site: Path) -> str:
-    """A name for *site*: readable, and another one for each directory."""
-    readable = re.sub(r"[^A-Za-z0-9]+", "-", site.name).strip("-") or "site"
-    return f"{readable[:24]}-{hashlib.sha256(str(site).encode()).hexdigest()[:8]}"
-
-
-def default_root(site: Path) -> Path:
-    if os.geteuid() == 0:
-        base = Path("/var/lib/mpool")
-    else:
-        base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "mpool"
-    return base / site_id(site)
-
-
-def _prepare_root(given: Path) -> Path:
-    try:
-        given.mkdir(mode=0o755, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ToolError(f"{given}: {error.strerror}; give a directory of your own with --server-root") from None
-    if not os.access(given, os.W_OK | os.X_OK):
-        raise ToolError(f"you cannot write to {given}: give a directory of your own with --server-root")
-    return given.resolve()
-
-
-@contextlib.contextmanager
-def _sole_user(root: Path) -> Iterator[None]:
-    """Hold the lock of *root*: two clusters on one directory would be its end."""
-    with open(root / "lock", "a+", encoding="ascii") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise ToolError(
-                f"{root} is in use by another mpool serve (process {holder}): "
-                "stop that one, or give another --server-root"
-            ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
-
-
-# -- the database -----------------------------------------------------------------------------------------------------
 
 
 def _private_cluster(
@@ -324,7 +187,7 @@ def _private_cluster(
     connections = max(100, 2 * arguments.processes * min(arguments.threads, 10) + 20)
     database = Cluster(directory, socket_dir, owner=accounts.owner, client=accounts.client, connections=connections)
     if not database.exists:
-        _say(f"making a private PostgreSQL cluster in {places.root}")
+        _say(places.in_given_words(f"making a private PostgreSQL cluster in {places.root}"))
         database.create()
     return database
 

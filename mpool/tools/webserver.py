@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpool.tools.errors import ToolError
-from mpool.tools.processes import ServerProcess, run
+from mpool.tools.processes import ServerProcess, Wording, run
 
 HTTPD = Path("/usr/sbin/apache2")
 MODULE_DIR = Path("/usr/lib/apache2/modules")
@@ -183,14 +183,15 @@ class WebServer:
         """Let Apache read its configuration; ToolError with its own words if it does not like it."""
         run([str(HTTPD), "-t", "-f", str(self.config_file)])
 
-    def start(self) -> ServerProcess:
-        """Start it and wait until a request to a location of its own is answered."""
+    def start(self, wording: Wording) -> ServerProcess:
+        """Start it and wait until a request to a location of its own is answered; its log is shown by *wording*."""
         server = ServerProcess(
             "Apache",
             [str(HTTPD), "-DFOREGROUND", "-f", str(self.config_file)],
             stop_signal=signal.SIGTERM,
             env={"PYTHONPATH": self.packages},
             cwd=self.directory,
+            wording=wording,
         )
         try:
             self._wait(server)

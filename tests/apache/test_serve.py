@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 from servers import client
-from servers.base import DEADLINE, alive, make_public_dir, processes, remove_tree, run, wait_until
+from servers.base import DEADLINE, alive, children_of, make_public_dir, processes, remove_tree, run, wait_until
 from servers.httpd import REPOSITORY, make_readable
 
 IS_ROOT = os.geteuid() == 0
@@ -198,6 +198,15 @@ def test_an_edit_is_served_without_a_restart(serve, site):
     wait_until(lambda: one.get().text == "edited", what="the edit is served")
 
 
+@pytest.mark.parametrize("mpm", ["event", "prefork"])
+def test_another_mpm_serves_with_as_many_processes_as_asked_for(serve, site, mpm):
+    one = serve(site, "--mpm", mpm, "--processes", "3", "--threads", "2")
+    one.wait_ready()
+    assert one.get().status == 200
+    (apache,) = [pid for pid in children_of(one.process.pid) if "apache2" in Path(f"/proc/{pid}/cmdline").read_text()]
+    wait_until(lambda: len(children_of(apache)) == 3, what="three children")
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_everything(serve, site, how):
     one = serve(site)
@@ -280,8 +289,12 @@ def test_a_site_behind_a_closed_directory_is_served_and_its_edits_are_seen(serve
     assert one.get().status == 200
     (closed / "site" / "other.py").write_text("def index(req):\n    return 'new page'\n")
     wait_until(lambda: one.get("/other").text == "new page", what="the new page is served")
-    mounts = Path("/proc/self/mountinfo").read_text()
-    assert "/run/mpool" not in mounts
+    # The mounts are the command's own, and what it says has the names that people know.
+    assert "/mpool/site-" not in Path("/proc/self/mountinfo").read_text()
+    (closed / "site" / "broken.py").write_text("def index(req):\n    raise ValueError('in a page')\n")
+    assert one.get("/broken").status == 500
+    wait_until(lambda: f'File "{closed}/site/broken.py"' in one.stderr, what="the traceback names the file")
+    assert f"serves {closed}/site " in one.stdout
     one.end()
 
 
