@@ -3,6 +3,7 @@
 # make check   ruff, mypy --strict, layer rules
 # make bench   what the pool and the importer cost
 # make fuzz    the state machines of the unit tests, much longer (FUZZ_STEPS=2000)
+# make yardstick  mod_python's own test suite, stock and with ours (MOD_PYTHON_TEST=directory of its test.py)
 #
 # Each installs what it needs and does not find: from Debian with apt-get, for development from PyPI into .venv.
 
@@ -15,7 +16,7 @@ TEST_PACKAGES := $(SERVE_PACKAGES) python3-venv
 
 FUZZ_STEPS ?= 2000
 
-.PHONY: demo test check bench fuzz venv clean
+.PHONY: demo test check bench fuzz yardstick venv clean
 
 # No virtual environment: the demo needs nothing that Debian does not have.
 demo:
@@ -35,6 +36,10 @@ bench: venv
 
 fuzz: venv
 	FUZZ_STEPS=$(FUZZ_STEPS) $(PYTHON) -m pytest tests/unit $(ARGS)
+
+# Not in `make test`: the suite is not ours, and it is not among Debian's packages.
+yardstick: venv
+	$(PYTHON) tests/yardstick/run.py $(ARGS)
 
 venv: .venv/installed
 
