@@ -203,8 +203,8 @@ class PoolConnection(DriverConnection):
     _entry: Entry | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._entry = None  # first: a factory of the user's may use the setters in its own __init__
         super().__init__(*args, **kwargs)
-        self._entry = None
 
     autocommit = _noting("autocommit")
     isolation_level = _noting("isolation_level")

@@ -63,7 +63,8 @@ class Housekeeper:
 
     def wake(self) -> None:
         """Have the next step now. Safe in a finalizer."""
-        self._alarm.put(None)
+        if self._alarm.empty():  # one alarm is one step, however many called
+            self._alarm.put(None)
 
     def stop(self, timeout: float = 1.0) -> None:
         """End the thread; it does not start again."""

@@ -824,6 +824,19 @@ def test_connect_arguments_reach_the_driver(make_pool):
         assert "mine" in str(name)
 
 
+def test_a_factory_that_uses_the_setters_itself(make_pool):
+    class Autocommit(ext.connection):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.autocommit = True
+
+    pool = make_pool(kwargs={"connection_factory": Autocommit}, max_size=1)
+    for _ in range(2):
+        with pool.connection() as conn:
+            assert conn.autocommit and isinstance(conn, Autocommit)
+            conn.autocommit = False
+
+
 def test_a_factory_that_is_no_class_is_refused_at_construction(make_pool):
     with pytest.raises(TypeError, match="connection_factory"):
         make_pool(kwargs={"connection_factory": lambda dsn: None})
