@@ -52,8 +52,11 @@ class Protection:
 NO_PROTECTION = Protection((), ())
 
 
-def protection(target: Any, required: Collection[CodeKey]) -> Protection:
-    """What protects *target*, which must lead to every one of the *required* functions; else Undecidable."""
+def protection(target: Any, required: Collection[CodeKey], *, is_thorough: bool = True) -> Protection:
+    """What protects *target*, which must lead to every one of the *required* functions; else Undecidable.
+
+    Not *is_thorough*: nothing in the page speaks of access, and an object too large to be searched is let pass.
+    """
     functions, others = follow(target)
     missing = set(required) - {key_of(function.__code__) for function in functions}
     if missing:
@@ -62,7 +65,7 @@ def protection(target: Any, required: Collection[CodeKey]) -> Protection:
     defined: list[tuple[str, Callable[[], Any]]] = []
     for function in functions:
         defined += _definitions(function)
-    for hidden in search(others):
+    for hidden in search(others, is_thorough):
         if hidden not in functions and (defines_access(hidden.__code__) or any(n in hidden.__dict__ for n in NAMES)):
             raise Undecidable(f"it holds the protected function {hidden.__qualname__} where it cannot be followed")
     return Protection(tuple(functions), tuple(defined))
@@ -135,7 +138,7 @@ def _own_attribute(holder: Any, name: str) -> Any:
     return attributes.get(name, _MISSING) if isinstance(attributes, Mapping) else _MISSING
 
 
-def search(roots: Iterable[Any]) -> Iterator[types.FunctionType]:
+def search(roots: Iterable[Any], is_thorough: bool = True) -> Iterator[types.FunctionType]:
     """The functions that *roots* hold in attributes and containers, however deep; Undecidable where there is no end."""
     seen: set[int] = set()
     todo = [root for root in roots if not isinstance(root, _ATOMS)]
@@ -145,6 +148,8 @@ def search(roots: Iterable[Any]) -> Iterator[types.FunctionType]:
             continue
         seen.add(id(current))
         if len(seen) > SEARCH_LIMIT:
+            if not is_thorough:
+                return
             raise Undecidable(f"it holds more than {SEARCH_LIMIT} objects, any of which may be a protected function")
         functions: list[types.FunctionType] = []
         inside: list[Any] = []

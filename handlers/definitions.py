@@ -63,8 +63,13 @@ class Facts:
 
     guards: dict[CodeKey, Guard] = field(default_factory=dict)
     guarded_classes: set[str] = field(default_factory=set)  # classes whose bodies bind __auth__ or __access__
+    speaks_of_access: bool = True  # the text has one of the names anywhere
     _mentions: dict[str, set[str]] = field(default_factory=dict)  # name -> names that its value is made from
     _contains: dict[str, set[CodeKey]] = field(default_factory=dict)  # -> guarded functions defined by or inside it
+
+    def defines_guarded(self, name: str) -> bool:
+        """Is a function defined under *name* that says itself who may call it?"""
+        return bool(self._contains.get(name))
 
     def required(self, name: str) -> set[CodeKey]:
         """The guarded functions that *name* (`name` or `Class.name`) stands for, or that its value was made from."""
@@ -100,7 +105,8 @@ def facts_of_globals(namespace: dict[str, Any]) -> Facts | None:
 def read_facts(source: str | bytes, filename: str) -> Facts:
     """Parse *source*; SyntaxError where it is not Python."""
     tree = ast.parse(source, filename)
-    facts = Facts()
+    text = source if isinstance(source, bytes) else source.encode("utf-8", "surrogatepass")
+    facts = Facts(speaks_of_access=any(name.encode() in text for name in NAMES))
     for node in ast.walk(tree):
         if isinstance(node, _FUNCTIONS):
             guard = _guard(node, filename)

@@ -141,11 +141,12 @@ def read_form(req: Any) -> Form:
         query = req.args
     except UnicodeDecodeError:
         raise HttpError(400, "The query string is not UTF-8.") from None
-    if req.method != "POST" and not query:
+    has_body = req.method not in ("GET", "HEAD")
+    if not query and not has_body:
         return Form([])
     limits = Limits.of(req)
     pairs = parse_query(query, limits) if query else []
-    if req.method != "GET" and req.method != "HEAD":
+    if has_body:
         pairs += read_body(req, limits)
     return Form(pairs)
 

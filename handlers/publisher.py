@@ -97,23 +97,28 @@ def locate(req: Any) -> tuple[ModuleType, str]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _filename(directory: str, name: str) -> str:
-    return os.path.normpath(f"{directory}/{name}.py")
+def _filename(directory: str, name: str) -> tuple[str, str]:
+    """The file of a page, as mod_python writes it and as the operating system takes it.
+
+    mod_python reads names as UTF-8; under LANG=C Python's own calls take ASCII and escaped bytes only.
+    """
+    filename = os.path.normpath(f"{directory}/{name}.py")
+    return filename, os.fsdecode(filename.encode("utf-8"))
 
 
 def _page(req: Any, directory: str, name: str) -> ModuleType | None:
-    """The module `name.py` of *directory*; None where there is no such file. Its load error is raised."""
-    filename = _filename(directory, name)
-    if "\0" in filename:
+    """The module `name.py` of *directory*; None where there is none that is public. Its load error is raised."""
+    if name.startswith(("_", ".")) or "\0" in name:
         return None
+    filename, path = _filename(directory, name)
     try:
-        module = page_module(req, filename)
+        module = page_module(req, path)
     except FileNotFoundError:
-        if os.path.exists(filename):
+        if os.path.exists(path):
             raise  # it is the page's own code that misses a file
         return None
     except OSError as error:
-        if error.filename == filename:
+        if error.filename == path:
             log_error(req, f"{path_of(req)}: {error}", "info")
             return None  # a name too long, or not a directory
         raise

@@ -159,7 +159,14 @@ def _resolve(module: types.ModuleType, names: list[str]) -> Target:
     target.steps.append((module, names[0], current))
     target.required |= facts.required(names[0])
     _check_class_guard(facts, names[0], current)
-    current = _published(module, current, target, names[0])
+    try:
+        current = _published(module, current, target, names[0])
+    except Refused as refused:
+        if facts.defines_guarded(names[0]):
+            raise Undecidable(
+                f"its source says who may call it, and what stands under its name does not: {refused}"
+            ) from None
+        raise
     for name in names[1:]:
         current = _step(module, facts, target, current, name)
     _finish(module, facts, target, current, names[-1])
@@ -171,10 +178,7 @@ def _lookup(holder: Any, name: str) -> tuple[Any, type | None]:
     if isinstance(holder, types.ModuleType):
         return holder.__dict__.get(name, _MISSING), None
     if not isinstance(holder, type):
-        try:
-            attributes = object.__getattribute__(holder, "__dict__")
-        except (AttributeError, TypeError):
-            attributes = {}
+        attributes = _own_names(holder)
         if name in attributes:
             return attributes[name], None
         holder = type(holder)
@@ -196,12 +200,20 @@ def _published(module: types.ModuleType, found: Any, target: Target, name: str) 
     if isinstance(found, type):
         if found.__module__ == module.__name__:
             return found
-    elif is_function_like(found):
+    elif is_function_like(found) or (callable(found) and "__wrapped__" in _own_names(found)):
         if is_own(module, found):
             return found
     elif type(found).__module__ == module.__name__ and not (is_connection(found) or is_pool(found) or is_cursor(found)):
         return found
     raise Refused(f"{name!r} is not defined in this module")
+
+
+def _own_names(holder: Any) -> Any:
+    """The dictionary of *holder* itself; empty where it has none."""
+    try:
+        return object.__getattribute__(holder, "__dict__")
+    except (AttributeError, TypeError):
+        return {}
 
 
 def _mark(found: Any) -> Mark | None:
@@ -242,7 +254,7 @@ def _check_class_guard(facts: Facts, name: str, found: Any) -> None:
 
 def _step(module: types.ModuleType, facts: Facts, target: Target, holder: Any, name: str) -> Any:
     """From an instance or a class of the page to what *name* stands for in it."""
-    if is_function_like(holder) or isinstance(holder, Published) or target.attribute is not None:
+    if is_function_like(holder) or "__wrapped__" in _own_names(holder) or target.attribute is not None:
         raise Refused(f"{name!r} is an attribute of a function")
     if issubclass(holder if isinstance(holder, type) else type(holder), Handler):
         # Otherwise a link could call the method for POST, past prepare() and finish().
@@ -280,7 +292,7 @@ def _finish(module: types.ModuleType, facts: Facts, target: Target, found: Any, 
         target.call = plain
         target.constructor = _plan(target.cls)
         target.plan = make_plan(_signature_source(plain), drop_first=not isinstance(found, staticmethod))
-    elif is_function_like(found) or isinstance(found, Published):
+    elif is_function_like(found) or "__wrapped__" in _own_names(found):
         target.call = found
         target.plan = _plan(_signature_source(found))
     else:
@@ -288,7 +300,7 @@ def _finish(module: types.ModuleType, facts: Facts, target: Target, found: Any, 
     if target.plan is not None and target.plan.wants_conn and not target.plan.takes_req and not _is_marked(target):
         raise Refused(f"{name!r} needs a connection and takes no request: it is a helper")
     if not target.is_handler:
-        target.protection = protection(target.call, target.required)
+        target.protection = protection(target.call, target.required, is_thorough=facts.speaks_of_access)
 
 
 def _finish_class(module: types.ModuleType, target: Target, cls: type, name: str) -> None:
@@ -315,7 +327,12 @@ def _finish_instance(module: types.ModuleType, facts: Facts, target: Target, fou
     target.levels.append(found)
     target.required |= facts.required(f"{owner.__qualname__}.__call__")
     target.call = types.MethodType(call, found) if isinstance(call, types.FunctionType) else call.__get__(found)
-    target.plan = make_plan(target.call)
+    target.plan = _plan(target.call)
+    if target.plan.any_name and not target.plan.named and not target.plan.takes_req:
+        # A decorator of the page's own making: the arguments of the one function that it holds count.
+        held = [value for value in _own_names(found).values() if is_function_like(value)]
+        if len(held) == 1:
+            target.plan = _plan(_signature_source(held[0]))
 
 
 def _mark_of_class(target: Target) -> bool:

@@ -161,7 +161,8 @@ def site(request, packages):
     server = Httpd(
         packages=packages,
         site={"page.py": SITE, "index.py": "def index(req): return 'home'\ndef other(req): return 'other'",
-              "directory/index.py": "def index(req): return 'inside'", "directory/deep.py": "def index(req): return 'deep'"},
+              "directory/index.py": "def index(req): return 'inside'", "directory/deep.py": "def index(req): return 'deep'",
+              "größe.py": "def index(req): return 'größe'", "_hidden.py": "def index(req): return 'geheim'"},
         env={"LANG": "C"},
         extra="AddHandler mod_python .html\nTraceEnable Off",
         options={"handlers.max_body": 200_000, "handlers.max_fields": 50, "handlers.max_field_size": 10_000},
@@ -180,7 +181,7 @@ def site(request, packages):
         ("/page", "hello world"), ("/page/", "hello world"), ("/page.py", "hello world"), ("/page/index", "hello world"),
         ("/page.py/index/", "hello world"), ("/page.html", "hello world"), ("/page?name=you", "hello you"),
         ("/page/proxy/method", "method"), ("/page/proxy.method", "method"), ("/page/Shop?item=3", '{"item": 3}'),
-        ("/page/größe", "größe"), ("/page/pickled", "Point(x=1, y=2)"),
+        ("/page/größe", "größe"), ("/größe", "größe"), ("/größe/index", "größe"), ("/page/pickled", "Point(x=1, y=2)"),
     ],
 )  # fmt: skip
 def test_urls_lead_to_functions_as_they_always_did(site, path, body):
@@ -188,7 +189,59 @@ def test_urls_lead_to_functions_as_they_always_did(site, path, body):
     assert (answer.status, answer.text) == (200, body)
 
 
-REFUSED = ["password", "settings", "settings/password", "settings/keys", "_private", "helper", "connection", "Handler", "publish", "mpool", "mpool/close_pools", "getoutput?cmd=id", "subprocess", "subprocess/getoutput", "os", "os/system", "functools", "apache", "apache/main_server", "util/redirect", "__name__", "__file__", "__builtins__", "__builtins__/eval", "__dict__", "__mp_info__", "__mp_info__/source", "index/__globals__", "index/__code__", "index/func_globals", "index/__globals__/password", "index.__globals__", "index/x", "proxy/password", "proxy/run?cmd=id", "proxy/_private", "proxy/prop", "proxy/secret", "proxy/method/__self__", "proxy/__class__", "proxy/__dict__", "proxy/method/__func__/__globals__", "Proxy", "Proxy/secret", "Point", "Colour", "Colour/RED", "Shop/get", "Shop/handler", "nothing", "nothing/at/all"]
+REFUSED = [
+    "password",
+    "settings",
+    "settings/password",
+    "settings/keys",
+    "_private",
+    "helper",
+    "connection",
+    "Handler",
+    "publish",
+    "mpool",
+    "mpool/close_pools",
+    "getoutput?cmd=id",
+    "subprocess",
+    "subprocess/getoutput",
+    "os",
+    "os/system",
+    "functools",
+    "apache",
+    "apache/main_server",
+    "util/redirect",
+    "__name__",
+    "__file__",
+    "__builtins__",
+    "__builtins__/eval",
+    "__dict__",
+    "__mp_info__",
+    "__mp_info__/source",
+    "index/__globals__",
+    "index/__code__",
+    "index/func_globals",
+    "index/__globals__/password",
+    "index.__globals__",
+    "index/x",
+    "proxy/password",
+    "proxy/run?cmd=id",
+    "proxy/_private",
+    "proxy/prop",
+    "proxy/secret",
+    "proxy/method/__self__",
+    "proxy/__class__",
+    "proxy/__dict__",
+    "proxy/method/__func__/__globals__",
+    "Proxy",
+    "Proxy/secret",
+    "Point",
+    "Colour",
+    "Colour/RED",
+    "Shop/get",
+    "Shop/handler",
+    "nothing",
+    "nothing/at/all",
+]
 
 
 @pytest.mark.parametrize("path", REFUSED)
@@ -201,6 +254,7 @@ def test_what_is_not_published_is_a_404_like_what_does_not_exist(site, path, met
 
 
 IMPOSSIBLE = ["/%ff", "/page/%ff", "/page/%00", "/page/%c0%80", "/page/a%0Ab", "/page/" + "a" * 5000, "/" + "a" * 300]
+IMPOSSIBLE += ["/gr%C3%B6%C3%9Fer", "/_hidden", "/_hidden/index", "/__init__"]
 IMPOSSIBLE += ["/%", "/page/%2e%2e/x", "/page//x/..;/", "/page/..%2f..%2fetc/passwd"]
 
 

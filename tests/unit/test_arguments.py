@@ -279,6 +279,12 @@ def test_query_and_body_are_both_bound_the_query_first():
     assert read_form(req).list == [("a", "1"), ("a", "2"), ("b", "3")]
 
 
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+def test_every_method_that_has_a_body_is_read(method):
+    req = Request(method=method, body=b"a=1", headers={"Content-Type": URLENCODED})
+    assert read_form(req).list == [("a", "1")]
+
+
 def test_the_charset_of_a_body_is_honoured():
     body = ("n=" + quote_plus("grün".encode("latin-1"))).encode()
     assert form(body, f"{URLENCODED}; charset=iso-8859-1") == [("n", "grün")]

@@ -266,6 +266,51 @@ def test_a_page_whose_source_is_unknown_is_not_served(visit, monkeypatch):
     assert publisher.handler(req) == 500
 
 
+def test_a_decorator_that_is_a_class_passes_the_arguments_of_what_it_holds(visit):
+    source = (
+        "import functools\n"
+        "class Held:\n    def __init__(self, function): self.function = function\n"
+        "    def __call__(self, *args, **kwargs): return self.function(*args, **kwargs)\n"
+        "class Updated(Held):\n    def __init__(self, function):\n        super().__init__(function)\n"
+        "        functools.update_wrapper(self, function)\n"
+        "@Held\ndef held(req, name): return 'held ' + name\n"
+        "@Updated\ndef updated(req, name): return 'updated ' + name\n"
+    )
+    for path in ("held", "updated"):
+        assert visit(source, path, args="name=x") == 200
+        assert visit.req.written == f"{path} x".encode()
+
+
+def test_an_imported_decorator_class_is_served_where_it_says_what_it_wraps(visit):
+    make_page(
+        "import functools\nclass Cache:\n    def __init__(self, function): functools.update_wrapper(self, function)\n"
+        "    def __call__(self, *args, **kwargs): return self.__wrapped__(*args, **kwargs)\n"
+        "class Silent:\n    def __init__(self, function): self.function = function\n"
+        "    def __call__(self, *args, **kwargs): return self.function(*args, **kwargs)\n", "_mp_lib",
+    )  # fmt: skip
+    rule = "    __auth__ = {'spam': 'eggs'}\n"
+    source = "from _mp_lib import Cache, Silent\n@%s\ndef page(req, name='x'):\n%s    return 'page ' + name\n"
+    assert visit(source % ("Cache", ""), args="name=y") == 200
+    assert visit.req.written == b"page y"
+    assert visit(source % ("Cache", rule)) == 401
+    assert visit(source % ("Silent", "")) == 404
+    assert visit(source % ("Silent", rule)) == 500
+    assert visit(source % ("Cache", ""), "page/function") == 404
+
+
+def test_a_page_that_holds_a_lot_is_served(visit):
+    source = "class Big:\n    def __init__(self): self.rows = [[n] for n in range(200_000)]\n    def __call__(self, req): return 'x'\npage = Big()\n"
+    assert visit(source) == 200
+    assert visit(source + "def other(req):\n    __auth__ = {}\n") == 500
+
+
+def test_a_file_that_begins_with_an_underscore_is_no_page(visit):
+    for name in ("_private", "__init__", ".hidden"):
+        req = Request()
+        req.filename = f"/site/{name}"
+        assert publisher.handler(req) == 404
+
+
 @given(st.lists(st.sampled_from(["obj", "page", "child", "method", "Page", "Plain", "ForRequests", "settings",
                                  "__class__", "__init__", "__globals__", "getoutput", "password", "os", "foreign",
                                  "keys", "data", "func", "__wrapped__", "", "."]), min_size=1, max_size=5))  # fmt: skip
