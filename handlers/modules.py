@@ -50,7 +50,8 @@ class ModuleInfo:
         self._closure: tuple[tuple[ModuleCache, ModuleInfo, str, Signature | None], ...] | None = None
 
     def discard(self) -> None:
-        """Drop the module: an empty one stands in its place."""
+        """Drop the module and all that was found out of it: an empty one stands in its place."""
+        self.kept.clear()
         self.module = new_module(self.label)
 
     @property

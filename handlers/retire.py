@@ -24,11 +24,15 @@ from typing import Any
 from handlers import hooks
 from handlers.context import Imports
 from handlers.modules import ModuleInfo
-from mpool import describe, is_connection, is_cursor, is_pool, is_registered, log, run_soon
+from mpool import describe, is_connection, is_cursor, is_pool, is_registered, log, run_later, run_soon
 
 PURGE_TIMEOUT = 5.0  # seconds for one __mp_purge__
+SECOND_LOOK = 1.0  # seconds until what is still open is looked at again
 
-_CONTAINERS = (dict, list, tuple, set, frozenset, deque, FunctionType, MethodType, CellType, functools.partial)
+_Left = list[tuple[str, list[tuple[str, "weakref.ref[Any]"]]]]  # (instance, [(where and what, the object)])
+
+_CACHE = type(functools.lru_cache(lambda: None))
+_CONTAINERS = (dict, list, tuple, set, frozenset, deque, MethodType, CellType, functools.partial, _CACHE)
 _WRAPPERS = (staticmethod, classmethod, property)
 
 
@@ -110,7 +114,7 @@ def let_go(infos: list[ModuleInfo], serving: Iterable[ModuleInfo] = ()) -> None:
     if not infos:
         return
     carried = {id(value) for info in serving for value in vars(info.module).values()}
-    left: list[tuple[str, list[tuple[str, weakref.ref[Any]]]]] = []
+    left: _Left = []
     for info in infos:
         found = [
             (f"{path}, {describe(value)}", weakref.ref(value))
@@ -126,18 +130,30 @@ def let_go(infos: list[ModuleInfo], serving: Iterable[ModuleInfo] = ()) -> None:
         info.bound.clear()
     del infos
     gc.collect()
-    if any(reference() is not None for _, found in left for _, reference in found):
-        # typing keeps the arguments of Optional[...] and its like, and by them whole modules, in caches.
+    if _is_open(left):
+        # typing keeps the arguments of Optional[...] and its like, and by them whole modules, in caches. And the last
+        # request may not have been torn down completely: a second look is due before somebody else is named.
         for clear in getattr(typing, "_cleanups", ()):
             clear()
+        run_later(SECOND_LOOK, functools.partial(_report, left))
+    else:
+        _report(left)
+
+
+def _is_open(left: _Left) -> bool:
+    return any(reference() is not None for _, found in left for _, reference in found)
+
+
+def _report(left: _Left) -> None:
+    if _is_open(left):
         gc.collect()
     for instance, found in left:
         closed = [text for text, reference in found if reference() is None]
-        open_ = [text for text, reference in found if reference() is not None]
+        still_open = [text for text, reference in found if reference() is not None]
         if closed:
             log("notice", f"{instance} left behind and is rid of: {'; '.join(closed)}")
-        if open_:
-            log("warning", f"{instance} left behind, and other code still holds: {'; '.join(open_)}")
+        if still_open:
+            log("warning", f"{instance} left behind, and other code still holds: {'; '.join(still_open)}")
 
 
 def resources(namespace: dict[str, Any], label: str, limit: int = 100_000) -> list[tuple[str, Any]]:

@@ -5,16 +5,9 @@ from __future__ import annotations
 import re
 import socket
 import threading
-import time
 
 import pytest
-from servers.base import free_port, wait_until
-
-
-def edit(server, name: str, text: str) -> None:
-    path = server.write(name, text)
-    wait_until(lambda: time.time_ns() - path.stat().st_ctime_ns > 50_000_000, what="50 ms since the last write")
-
+from servers.base import free_port
 
 PHASES = """
 from mod_python import apache
@@ -55,7 +48,7 @@ def test_all_phases_of_a_request_see_one_instance_and_the_next_request_the_new_o
         handler="all",
     )
     assert server.get("/x").text == "version 1"
-    edit(server, "all.py", PHASES.replace("version 1", "version 2"))
+    server.edit("all.py", PHASES.replace("version 1", "version 2"))
     assert server.get("/x").text == "version 2"
     shown = eval(server.get("/show.py").text)
     instances = {}
@@ -91,7 +84,7 @@ def handler(req):
     answers = []
     held = threading.Thread(target=lambda: answers.append(server.get("/x?hold").text))
     held.start()
-    edit(server, "page.py", page.replace("VERSION = 1", "VERSION = 2"))
+    server.edit("page.py", page.replace("VERSION = 1", "VERSION = 2"))
     assert server.get("/x").text == "2 2"
     server.write("flag", "")
     held.join()
@@ -121,7 +114,7 @@ class Class:
     first = server.get("/x")
     assert (first.status, first.text[:9]) == (200, "version 1"), server.log()
     for name in ("sub/page.py", "page.py"):
-        edit(server, name, page.replace("version 1", "version 2"))
+        server.edit(name, page.replace("version 1", "version 2"))
     assert server.get("/x").text[:9] == "version 2"
 
 
@@ -175,7 +168,7 @@ def handler(req):
         handler="page\nPythonOutputFilter flt OUT\nPythonInputFilter flt IN\nSetOutputFilter OUT\nSetInputFilter IN",
     )  # fmt: skip
     assert server.post("/x", b"abc").text == "out1 ABC", server.log()
-    edit(server, "flt.py", filters.replace("out1", "out2"))
+    server.edit("flt.py", filters.replace("out1", "out2"))
     assert server.post("/x", b"abc").text == "out2 ABC", server.log()
 
 
@@ -206,7 +199,7 @@ def connectionhandler(conn):
             return connection.makefile("rb").readline()
 
     assert say() == b"version 1\n", server.log()
-    edit(server, "echo.py", text.replace("version 1", "version 2"))
+    server.edit("echo.py", text.replace("version 1", "version 2"))
     assert say() == b"version 2\n", server.log()
 
 
@@ -229,7 +222,7 @@ def test_ssi_code_imports_relative_to_the_including_file(httpd) -> None:
         handler=None,
     )
     assert server.get("/sub/page.shtml").text.strip() == "version 1", server.log()
-    edit(server, "sub/helper.py", "text = 'version 2'")
+    server.edit("sub/helper.py", "text = 'version 2'")
     assert server.get("/sub/page.shtml").text.strip() == "version 2", server.log()
 
 
@@ -261,7 +254,7 @@ def index(req):
     server = httpd(site={"page.py": page}, handler="mod_python.publisher")
     version, token, name = server.get("/page").text.split()
     assert version == "1" and name.startswith("_mp_")
-    edit(server, "page.py", page.replace("VERSION = 1", "VERSION = 2"))
+    server.edit("page.py", page.replace("VERSION = 1", "VERSION = 2"))
     assert server.get("/page").text.split() == ["2", token, name], server.log()
 
 
@@ -277,7 +270,7 @@ def handler(req):
     other = "from mod_python import apache\ndef second(req):\n    req.write('version 1')\n    return apache.OK\n"
     server = httpd(site={"page.py": page, "other.py": other}, handler="page")
     assert server.get("/x").text == "first version 1", server.log()
-    edit(server, "other.py", other.replace("version 1", "version 2"))
+    server.edit("other.py", other.replace("version 1", "version 2"))
     assert server.get("/x").text == "first version 2", server.log()
 
 
@@ -313,7 +306,7 @@ def test_one_python_path_expression_reaches_every_interpreter(httpd) -> None:
     )  # fmt: skip
     for name in "ab":
         assert server.get(f"/{name}/x").text == f"1 of_{name} _mp_", server.log()
-        edit(server, f"{name}/page.py", page.replace("VERSION = 1", "VERSION = 2"))
+        server.edit(f"{name}/page.py", page.replace("VERSION = 1", "VERSION = 2"))
         assert server.get(f"/{name}/x").text == f"2 of_{name} _mp_", server.log()
 
 
@@ -338,14 +331,14 @@ def test_the_debug_page_tells_the_module_and_its_importer_and_no_values(httpd) -
         handler="page",
     )
     assert server.get("/x").status == 200
-    edit(server, "util.py", "secret = 'hunter2'\nx = undefined_name  # here\n")
+    server.edit("util.py", "secret = 'hunter2'\nx = undefined_name  # here\n")
     answer = server.get("/x")
     assert answer.status == 500
     assert "x = undefined_name  # here" in answer.text
     assert re.search(r"Failed in module .*util\.py.*instance 1, generation \d", answer.text.replace("&#x27;", "'"))
     assert "MODULE CACHE DETAILS" in answer.text and "page.py" in answer.text
     assert "hunter2" not in answer.text
-    edit(server, "util.py", "x = 2")
+    server.edit("util.py", "x = 2")
     assert server.get("/x").status == 200
 
 
@@ -356,7 +349,7 @@ def test_the_log_has_the_importers_lines_where_debug_is_on(httpd) -> None:
     )
     server = httpd(site={"page.py": page, ".htaccess": "PythonDebug On\n"}, handler="page")
     server.get("/x")
-    edit(server, "page.py", page.replace("VERSION = 1", "VERSION = 2"))
+    server.edit("page.py", page.replace("VERSION = 1", "VERSION = 2"))
     server.get("/x")
     for word in ("Importing", "Reimporting", "Cloning"):
         server.wait_for_log(rf"mod_python \(pid=\d+, interpreter='main_interpreter'\): {word} module '.*/page\.py'")

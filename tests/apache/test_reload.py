@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import time
 
 import pytest
 from servers.base import wait_until
@@ -82,17 +81,6 @@ def index(req):
 """
 
 
-def is_quiet(path) -> bool:
-    """Is the last write more than 50 ms ago?"""
-    return time.time_ns() - path.stat().st_ctime_ns > 50_000_000
-
-
-def edit(server, name: str, text: str, how: str = "rename") -> None:
-    """Save a page, and wait until it counts as complete."""
-    path = server.write(name, text, how=how)
-    wait_until(lambda: is_quiet(path), what="50 ms since the last write")
-
-
 def test_fifty_edits_under_load_are_served_and_the_pool_stays(httpd, postgres) -> None:
     server = httpd(
         site={"page.py": POOLED.format(version=0, filler="")},
@@ -106,7 +94,7 @@ def test_fifty_edits_under_load_are_served_and_the_pool_stays(httpd, postgres) -
         wait_until(lambda: len(backends()) == 4, what="the pool is full")
         before = backends()
         for version, how in zip(range(1, 51), itertools.cycle(SAVES)):
-            edit(server, "page.py", POOLED.format(version=version, filler="x" * 4000), how)
+            server.edit("page.py", POOLED.format(version=version, filler="x" * 4000), how)
             assert server.get("/page").text.split()[0] == str(version), server.log()
     assert load.statuses() == {200} and not load.errors, server.log()
     assert all(answer.text.split()[0] == answer.text.split()[2] for answer in load.responses)
@@ -117,7 +105,7 @@ def test_fifty_edits_of_a_page_that_knows_nothing_of_hooks_leave_no_backends(htt
     server = httpd(site={"page.py": NAIVE.format(version=0)}, options={"test.conninfo": postgres.conninfo})
     with server.load("/page", clients=8) as load:
         for version, how in zip(range(1, 51), itertools.cycle(SAVES)):
-            edit(server, "page.py", NAIVE.format(version=version), how)
+            server.edit("page.py", NAIVE.format(version=version), how)
             assert server.get("/page").text.split()[0] == str(version), server.log()
     assert load.statuses() == {200} and not load.errors, server.log()
     wait_until(lambda: len(postgres.backends("naive")) <= 1, what="all but the one in use are closed")
@@ -131,7 +119,7 @@ def test_the_page_of_2006_keeps_its_connection_over_ten_edits(httpd, postgres) -
     )
     backend = server.get("/page").text.split()[1]
     for version in range(1, 11):
-        edit(server, "page.py", PAGE_OF_2006.format(version=version, clone="pass"))
+        server.edit("page.py", PAGE_OF_2006.format(version=version, clone="pass"))
         assert server.get("/page").text == f"{version} {backend}"
     assert "purge of version" not in server.log()
 
@@ -141,7 +129,7 @@ def test_a_clone_hook_that_raises_is_purged_once_and_its_backend_is_gone(httpd, 
         site={"page.py": PAGE_OF_2006.format(version=1, clone="1 / 0")}, options={"test.conninfo": postgres.conninfo}
     )
     backend = int(server.get("/page").text.split()[1])
-    edit(server, "page.py", PAGE_OF_2006.format(version=2, clone="pass"))
+    server.edit("page.py", PAGE_OF_2006.format(version=2, clone="pass"))
     version, other = server.get("/page").text.split()
     assert version == "2" and int(other) != backend
     wait_until(lambda: [pid for pid, _, _ in postgres.backends("of-2006")] == [int(other)], what="it is gone")
@@ -153,7 +141,7 @@ def test_the_stock_hooks_carry_a_psycopg2_pool(httpd, postgres) -> None:
     server = httpd(site={"page.py": HOOKED.format(version=0)}, options={"test.conninfo": postgres.conninfo})
     backend = server.get("/page").text.split()[1]
     for version in range(1, 6):
-        edit(server, "page.py", HOOKED.format(version=version))
+        server.edit("page.py", HOOKED.format(version=version))
         assert server.get("/page").text == f"{version} {backend}"
 
 
@@ -163,7 +151,7 @@ def test_hooks_added_by_an_edit_help_at_that_very_reload(httpd, postgres) -> Non
         site={"page.py": HOOKED.format(version=0).replace(hooks, "")}, options={"test.conninfo": postgres.conninfo}
     )
     backend = server.get("/page").text.split()[1]
-    edit(server, "page.py", HOOKED.format(version=1))
+    server.edit("page.py", HOOKED.format(version=1))
     assert server.get("/page").text == f"1 {backend}"
 
 
@@ -173,11 +161,11 @@ def test_a_broken_edit_under_load_is_never_served(broken: str, httpd, postgres) 
     with server.load("/page", clients=8) as load:
         wait_until(lambda: len(load.responses) > 20)
         mark = server.log_mark()
-        edit(server, "page.py", broken)
+        server.edit("page.py", broken)
         server.wait_for_log(r"page\.py.* failed", since=mark)
         seen = len(load.responses)
         wait_until(lambda: len(load.responses) > seen + 50)
-        edit(server, "page.py", POOLED.format(version=2, filler=""))
+        server.edit("page.py", POOLED.format(version=2, filler=""))
         assert server.get("/page").text.split()[0] == "2"
     assert load.statuses() == {200} and not load.errors
     assert {answer.text.split()[0] for answer in load.responses} <= {"1", "2"}
