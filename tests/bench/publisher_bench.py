@@ -1,0 +1,207 @@
+"""Requests per second of a page, beside what else serves pages under Apache; by `ab`, on kept connections.
+
+Every row has the same Apache, MPM, threads and client, in one run, in turns: read the ratios. A row whose software is
+not installed is left out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from servers.httpd import Httpd
+
+#: Debian: libapache2-mod-wsgi-py3. It is loaded by its own httpd only: two Pythons in one process do not agree.
+MOD_WSGI = Path(os.environ.get("BENCH_MOD_WSGI", "/usr/lib/apache2/modules/mod_wsgi.so"))
+AB = "/usr/bin/ab"
+
+CLIENTS, THREADS = 16, 25
+UNLIMITED = "KeepAlive On\nMaxKeepAliveRequests 0\nMaxConnectionsPerChild 0\nLogLevel warn\n"
+
+PAGE = """
+def index(req, name="world"):
+    return "<html><body>Hello %s</body></html>" % name
+
+def one(req, conn):
+    cursor = conn.cursor()
+    cursor.execute("SELECT 1")
+    return str(cursor.fetchone()[0])
+"""
+
+BARE = """
+from mod_python import apache
+
+def handler(req):
+    req.content_type = "text/html"
+    req.write("<html><body>Hello world</body></html>", 0)
+    return apache.OK
+"""
+
+BARE_CONNECTION = """
+import threading
+import psycopg2
+from mod_python import apache
+
+connections = {}
+
+def handler(req):
+    me = threading.get_ident()
+    connection = connections.get(me)
+    if connection is None:
+        connection = connections[me] = psycopg2.connect(req.get_options()["mpool.conninfo"])
+    cursor = connection.cursor()
+    cursor.execute("SELECT 1")
+    text = str(cursor.fetchone()[0])
+    connection.commit()
+    req.content_type = "text/plain"
+    req.write(text, 0)
+    return apache.OK
+"""
+
+FLASK = """
+from flask import Flask, request
+
+application = Flask(__name__)
+
+@application.route("/page")
+def index():
+    return "<html><body>Hello %s</body></html>" % request.args.get("name", "world")
+"""
+
+FLASK_POOL = (
+    FLASK
+    + """
+import os
+from psycopg_pool import ConnectionPool
+
+pool = ConnectionPool({conninfo!r}, min_size=10, max_size=10, open=True)
+
+@application.route("/page/one")
+def one():
+    with pool.connection() as connection:
+        return str(connection.execute("SELECT 1").fetchone()[0])
+"""
+)
+
+
+class WsgiHttpd(Httpd):
+    """The same Apache with mod_wsgi, embedded, in the place of mod_python."""
+
+    def _configuration(self) -> str:
+        lines = super()._configuration().splitlines()
+        kept = [line for line in lines if "ython" not in line]
+        kept += [
+            f'LoadModule wsgi_module "{MOD_WSGI}"',
+            "WSGIApplicationGroup %{GLOBAL}",
+            f'WSGIScriptAlias /app "{self.site}/app.wsgi"',
+            f'<Directory "{self.site}">\nSetHandler None\n</Directory>',
+        ]
+        return "\n".join(kept) + "\n"
+
+
+@dataclass
+class Row:
+    name: str
+    path: str
+    site: Mapping[str, str]
+    settings: dict[str, Any] = field(default_factory=dict)
+    server: type[Httpd] = Httpd
+    rates: list[float] = field(default_factory=list)
+
+
+def has_flask_under_wsgi(*modules: str) -> bool:
+    """Has the Python that mod_wsgi embeds, Debian's own, got Flask and *modules*?"""
+    names = ", ".join(("flask", *modules))
+    probe = subprocess.run(["/usr/bin/python3", "-c", f"import {names}"], capture_output=True, check=False)
+    return MOD_WSGI.exists() and probe.returncode == 0
+
+
+STOCK: dict[str, Any] = {"conf": (), "mpm": "worker"}
+
+
+def rows_without_a_database() -> list[Row]:
+    rows = [
+        Row("handlers.publisher", "/page", {"page.py": PAGE}),
+        Row("mod_python.publisher", "/page", {"page.py": PAGE}, {**STOCK, "handler": "mod_python.publisher"}),
+        Row("bare mod_python handler", "/page", {"bare.py": BARE}, {**STOCK, "handler": "bare"}),
+    ]
+    if has_flask_under_wsgi():
+        rows.append(Row("mod_wsgi, Flask", "/app/page", {"app.wsgi": FLASK}, STOCK, WsgiHttpd))
+    return rows
+
+
+def rows_with_a_database(conninfo: str) -> list[Row]:
+    options = {"mpool.conninfo": conninfo}
+    rows = [
+        Row("handlers.publisher, conn", "/page/one", {"page.py": PAGE}, {"options": options}),
+        Row(
+            "bare handler, a connection per thread",
+            "/page",
+            {"bare.py": BARE_CONNECTION},
+            {**STOCK, "handler": "bare", "options": options},
+        ),
+    ]
+    if has_flask_under_wsgi("psycopg_pool"):
+        app = FLASK_POOL.replace("{conninfo!r}", repr(conninfo))
+        rows.append(Row("mod_wsgi, Flask, psycopg_pool", "/app/page/one", {"app.wsgi": app}, STOCK, WsgiHttpd))
+    return rows
+
+
+def measure(rows: list[Row], packages: Path, rounds: int, requests: int) -> None:
+    """Fill in the rates, the rows in turns, so that what else the machine does falls on all of them."""
+    servers: list[Httpd] = []
+    try:
+        for row in rows:
+            settings = {"threads": THREADS, "extra": UNLIMITED, **row.settings}
+            servers.append(row.server(packages=packages, site=row.site, **settings))
+            answer = servers[-1].get(row.path)
+            if answer.status != 200:
+                raise AssertionError(f"{row.name}: {answer.status}\n{servers[-1].log()}")
+            _ab(servers[-1], row, requests // 10)
+        for _ in range(rounds):
+            for row, server in zip(rows, servers, strict=True):
+                row.rates.append(_ab(server, row, requests))
+    finally:
+        for server in servers:
+            server.close()
+
+
+def _ab(server: Httpd, row: Row, requests: int) -> float:
+    command = [AB, "-q", "-k", "-c", str(CLIENTS), "-n", str(requests), server.url + row.path]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    failed = re.search(r"Non-2xx responses:\s+(\d+)", output)
+    if failed:
+        raise AssertionError(f"{row.name}: {failed[0]}")
+    rate = re.search(r"Requests per second:\s+([\d.]+)", output)
+    if rate is None:
+        raise AssertionError(output)
+    return float(rate[1])
+
+
+def table(title: str, rows: list[Row]) -> str:
+    """One line a row: the median, and how many times that of the first one."""
+    first = median(rows[0].rates)
+    lines = [
+        f"{title} (worker, {THREADS} threads, one child, {CLIENTS} kept connections, Python {sys.version.split()[0]})"
+    ]
+    lines += [
+        f"  {row.name:40} {median(row.rates):8.0f}/s   {first / median(row.rates):5.2f} times as fast is {rows[0].name}"
+        if row is not rows[0]
+        else f"  {row.name:40} {first:8.0f}/s"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def as_json(rows: list[Row]) -> dict[str, object]:
+    return {
+        row.name: {"per_second": round(median(row.rates)), "rounds": [round(rate) for rate in row.rates]}
+        for row in rows
+    }
