@@ -247,11 +247,10 @@ class Lending(Supply):
                 entry.state is LEASED
                 and entry.pool is self
                 and not conn.get_transaction_status()  # TRANSACTION_STATUS_IDLE is 0
-                and not self._divert
             ):
                 entry.state = IDLE
                 self._idle.append(conn)
-                if self._divert:
+                if self._divert:  # looked at after the append: who queues up looks in the other order
                     self._hand_over()
                 return
         except AttributeError:
@@ -259,7 +258,7 @@ class Lending(Supply):
         self._take_back(conn)
 
     def _hand_over(self) -> None:
-        """The queue, or the pool's end, came up while a connection was becoming idle."""
+        """Somebody waits, or the pool was closed: what became idle just now is not to stay so."""
         with self._lock:
             woken = self._serve_locked()
             closed = self._state is not PoolState.OPEN
