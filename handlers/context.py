@@ -10,8 +10,7 @@ from __future__ import annotations
 import ast
 import functools
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,16 +119,22 @@ def current() -> Call | None:
     return _calls.get(threading.get_ident())
 
 
-@contextmanager
-def entered(call: Call) -> Iterator[Call]:
+class entered:
     """Within this block ``current()`` is *call*, on this thread; dispatches nest."""
-    me = threading.get_ident()
-    outer = _calls.get(me)
-    _calls[me] = call
-    try:
-        yield call
-    finally:
-        if outer is None:
-            del _calls[me]
+
+    __slots__ = ("_call", "_outer", "_thread")
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def __enter__(self) -> Call:
+        self._thread = threading.get_ident()
+        self._outer = _calls.get(self._thread)
+        _calls[self._thread] = self._call
+        return self._call
+
+    def __exit__(self, *exc: object) -> None:
+        if self._outer is None:
+            del _calls[self._thread]
         else:
-            _calls[me] = outer
+            _calls[self._thread] = self._outer

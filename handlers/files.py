@@ -15,6 +15,8 @@ from operator import attrgetter
 QUIET = 0.05  # seconds since the last write before a file counts as complete
 EMPTY = 20  # an empty file has to be as many times as quiet: most writers begin with one, and may be held up there
 
+_KIND = 0o170000  # the bits of st_mode that stat.S_IFMT takes out, without the call
+
 Signature = tuple[int, int, int, int, int]
 
 # Equal and older mtimes (cp -p, git checkout, image layers) must be seen too: the change time moves with every write,
@@ -35,7 +37,7 @@ def look(path: str) -> os.stat_result | None:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return found if stat.S_ISREG(found.st_mode) else None
+    return found if found.st_mode & _KIND == stat.S_IFREG else None
 
 
 def signature_of(path: str) -> Signature | None:
