@@ -19,10 +19,10 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from handlers import files, finder, hooks
-from handlers.context import Call, Imports, Settings, current, entered
+from handlers.context import Call, Settings, current, entered
 from handlers.graph import graph
 from handlers.loader import Loader, despite
-from handlers.modules import Failure, ModuleCache, ModuleInfo
+from handlers.modules import Failure, ModuleCache, ModuleInfo, label_of
 from mpool import interpreter_name, log, on_child_exit
 
 Found = tuple[ModuleCache, "os.stat_result | None"]
@@ -39,7 +39,8 @@ class Importer:
         self.retirement = self.loader.retirement
 
     def caches(self) -> list[ModuleCache]:
-        return list(self._caches.values())
+        """Those of files that are there; one whose file was removed is kept, but not shown."""
+        return [cache for cache in list(self._caches.values()) if cache.info is not None or cache.failure is not None]
 
     def freeze(self) -> None:
         self._frozen = True
@@ -63,6 +64,10 @@ class Importer:
             return found
         if not finder.is_managed(name):
             return None
+        if path and (path[0], name) in self._places:  # a handler, found where it was the last time
+            found = self._at(self._places[path[0], name], call)
+            if found is not None:
+                return found
         for directory in finder.directories(call, caller, path):
             place = self._places.get((directory, name))
             found = self._at(place or os.path.normpath(os.path.join(directory, name + ".py")), call)
@@ -80,7 +85,12 @@ class Importer:
         if call.loads:
             call.loads[-1].watched[file] = files.signature(found) if found else None
         if found is not None:
-            return cache or self._caches.setdefault(file, ModuleCache(file)), found
+            cache = cache or self._caches.setdefault(file, ModuleCache(file))
+            cache.removed = False
+            return cache, found
+        pinned = call.imports.infos.get(label_of(file))
+        if pinned is not None:
+            return pinned.cache, None  # the file is gone, but this request has the module (reload contract, item 23)
         if cache is not None and cache.info is not None and not cache.removed:
             if not files.is_gone(file):
                 return cache, files.look(file)
@@ -112,54 +122,75 @@ class Importer:
         info = call.imports.infos.get(cache.label)
         if info is None:
             cache.atime = time.time()
-            cache.direct += 1
+            if caller is None:
+                cache.direct += 1
+            else:
+                cache.indirect += 1
             autoreload = call.settings.autoreload if autoreload is None else autoreload
-            info = self._serving(cache, stat, call, path, autoreload)
+            info, pins = self._serving(cache, stat, call, path, autoreload)
             if info.generation:
-                self._pin(info, call.imports)
+                # From now on this request sees these very instances. (reload contract, item 23)
+                call.imports.infos = {**pins, **call.imports.infos} if call.imports.infos else pins.copy()
         if caller is not None:
             caller.imported(info)
             if caller.executing and call.loads:
-                call.loads[-1].watched.update((file, signature) for _, _, file, signature in info.closure)
+                self._watch(info, call.loads[-1].watched)
         return info
 
     @staticmethod
-    def _pin(info: ModuleInfo, imports: Imports) -> None:
-        """From now on this request sees these very instances. (reload contract, item 23)"""
-        pins = imports.infos
-        pins[info.label] = info
-        for cache, part, _, _ in info.closure:
-            pins.setdefault(cache.label, part)
+    def _watch(info: ModuleInfo, watched: dict[str, files.Signature | None]) -> None:
+        """Add to *watched* what has to change before a load that has imported *info*, and fails, is tried again."""
+        parts = [(info.cache, info), *((cache, part) for cache, part, _, _ in info.closure)]
+        for cache, part in parts:
+            watched[cache.file] = (cache.info or part if part.generation else part).signature
+        for cache, part in parts:
+            failure = cache.failure if part.generation else None
+            if failure is not None:  # the last good one: what its own new code has failed on
+                watched.update(failure.files)
 
     def _serving(
         self, cache: ModuleCache, stat: os.stat_result | None, call: Call, path: Sequence[str], autoreload: bool
-    ) -> ModuleInfo:
+    ) -> tuple[ModuleInfo, dict[str, ModuleInfo]]:
+        """The instance of *cache* to use now, and what a request that imports it sees from then on, by label.
+
+        That is all that the instance was built on, but for what the last good instance of a module with a failure was:
+        it may be older than what is served beside it, and nothing else is to be built on it.
+        """
         info, failure = cache.info, cache.failure
         if info is not None:
             if stat is None or not self._is_due(cache, autoreload, call):
-                return info
+                return info, info.pins
             if self._is_fresh(info, stat):
                 cache.checked = time.monotonic()
                 if failure is not None and failure is cache.failure:
                     cache.failure = None  # the change that failed has been taken back
-                return info
+                return info, info.pins
             if not files.is_quiet(stat):
-                return info  # until it is complete
+                return info, {info.label: info}  # until it is complete
             if failure is not None and not self._try_again(failure, call.settings):
-                return despite(cache, failure.error, call)
+                info = despite(cache, failure.error, call)
+                return info, {info.label: info}
             if not self._must_execute(cache, info, stat, call):
-                return cache.info or info
-        return self.loader.load(cache, (info, failure), call, path)
+                info = cache.info or info
+                return info, {info.label: info}
+        loaded = self.loader.load(cache, (info, failure), call, path)
+        if loaded is info:
+            return info, {info.label: info}
+        pins = {part.cache.label: part for _, part, _, _ in loaded.closure if part.cache.info is part}
+        return loaded, {**pins, loaded.label: loaded}
 
     @staticmethod
     def _is_fresh(info: ModuleInfo, stat: os.stat_result) -> bool:
         """Has nothing changed since *info* was loaded, neither its file nor what it was built on? One stat for each."""
-        if files.signature(stat) != info.signature:
+        signature_of, stat_of = files.signature, os.stat
+        if signature_of(stat) != info.signature:
             return False
-        for cache, part, file, signature in info.closure:
-            cache.indirect += 1
-            if cache.info is not part or files.signature_of(file) != signature:
-                return False
+        try:
+            for cache, part, file, signature in info.closure:
+                if cache.info is not part or signature_of(stat_of(file)) != signature:
+                    return False
+        except OSError:
+            return False
         return True
 
     @staticmethod
@@ -186,12 +217,14 @@ class Importer:
         child = bound.cache
         pinned = call.imports.infos.get(child.label)
         if pinned is not None:
-            return pinned is not bound
+            # This request may have begun before the child's last reload; what was built on that is not set back.
+            return pinned is not bound and child.info is not bound
         stat = files.look(child.file)
         if stat is None and files.is_gone(child.file):
             child.removed = True
             return True
-        return self._serving(child, stat, call, child.path, True) is not bound
+        child.removed = False
+        return self._serving(child, stat, call, child.path, True)[0] is not bound
 
 
 # -- the importer of this interpreter ----------------------------------------------------------------------------------

@@ -143,8 +143,11 @@ class Loader:
 
     def _retire_replaced(self) -> None:
         """Retire what the commits since the last call have replaced; outside of any lock."""
-        while self._committed:
-            load = self._committed.pop()
+        while True:
+            try:
+                load = self._committed.pop()
+            except IndexError:  # another thread may have taken the last one
+                break
             if load.old is not None:
                 if load.handed_over:
                     hooks.report_made_anew(load.old.module, load.info.module)
@@ -160,8 +163,8 @@ class Loader:
         used = {id(part) for info in self.serving() if not info.cache.removed for _, part, _, _ in info.closure}
         for cache in removed:
             info = cache.info
-            if info is not None and id(info) not in used and self._caches.pop(cache.file, None) is not None:
-                sys.modules.pop(cache.label, None)
+            # Where a load is under way the file was there a moment ago: whoever carries that out looks here again.
+            if info is not None and id(info) not in used and self.loads.unless_under_way(cache, cache.forget):
                 log("warning", f"Module file {cache.file!r} has been removed, the module is retired")
                 self.retirement.retire(info, handed_over=False)
 
@@ -169,11 +172,11 @@ class Loader:
 
     def _fail(self, load: Load, error: BaseException, call: Call) -> None:
         """Put everything back: the old instances go on serving, and are told so."""
-        failing = self.loads.failing(load)
+        failing = self.loads.failing(load, error)
         for each in failing:
             if each.old is not None and each.handed_over is not None:
                 hooks.roll_back(each.old.module, each.info.module)
-        self.loads.failed(failing, error, self._abandon)
+        self.loads.failed(failing, self._abandon)
         if isinstance(error, files.Unfinished):
             return
         for each in failing:
@@ -198,8 +201,9 @@ class Loader:
 
 def despite(cache: ModuleCache, error: BaseException, call: Call) -> ModuleInfo:
     """The last good instance, where there is one and it is to serve; the error otherwise."""
-    if cache.info is not None and (call.settings.serve_last_good or isinstance(error, files.Unfinished)):
-        return cache.info
+    info = cache.info
+    if info is not None and (call.settings.serve_last_good or isinstance(error, files.Unfinished)):
+        return info
     raise copy_of(error)
 
 

@@ -19,6 +19,7 @@ from handlers.modules import ModuleInfo
 class State(Enum):
     EXECUTING = "executing"
     EXECUTED = "executed"  # but a member of its import cycle is not
+    FAILING = "failing"  # by one thread, which is putting everything back
     DONE = "done"
     FAILED = "failed"
 
@@ -29,7 +30,7 @@ class Load:
     def __init__(self, key: Hashable, info: ModuleInfo) -> None:
         self.key = key
         self.info = info
-        self.owner = threading.get_ident()
+        self.owner = threading.get_ident()  # the thread that executes it, or that it fails by
         self.state = State.EXECUTING
         self.error: BaseException | None = None
         self.took: set[Load] = set()  # loads that were not settled when their module was given to this one
@@ -104,11 +105,11 @@ class Loads:
     def executed(self, load: Load, commit: Callable[[Load], None]) -> BaseException | None:
         """*load* has been executed: settle, through ``commit`` and under the lock, every circle that is now complete.
 
-        Answers with the error of a load that this one took and that has failed meanwhile; it then has to fail as well.
+        Answers with the error of a load that this one took and that fails or has failed; it then has to fail as well.
         """
         with self._changed:
             for taken in load.took:
-                if taken.state is State.FAILED:
+                if taken.error is not None:
                     return taken.error
             load.state = State.EXECUTED
             for candidate in list(self._loads.values()):
@@ -118,31 +119,35 @@ class Loads:
             self._changed.notify_all()
             return None
 
-    def failing(self, load: Load) -> list[Load]:
-        """The loads that fail with *load*: those executed ones that hold its unfinished module, and itself, last."""
+    def failing(self, load: Load, error: BaseException) -> list[Load]:
+        """The loads that fail with *load*: those executed ones that hold its unfinished module, and itself, last.
+
+        They are the calling thread's from then on, to be put back and given to ``failed``: where two members of a
+        circle fail at the same time, what both of them doom is put back once.
+        """
         with self._changed:
             doomed = [
                 other
                 for other in self._loads.values()
                 if other is not load and other.state is State.EXECUTED and load in other.circle()
             ]
+            for each in (*doomed, load):
+                each.state, each.error, each.owner = State.FAILING, error, threading.get_ident()
             return [*doomed, load]
 
-    def failed(self, loads: list[Load], error: BaseException, abandon: Callable[[Load], None]) -> None:
-        """Settle *loads* as failed with *error*; ``abandon`` is called for each, under the lock."""
+    def failed(self, loads: list[Load], abandon: Callable[[Load], None]) -> None:
+        """Settle *loads*, which were ``failing``, as failed; ``abandon`` is called for each, under the lock."""
         with self._changed:
-            doomed = list(loads)
-            while doomed:
-                for load in doomed:
-                    load.error = error
-                self._settle(doomed, State.FAILED, abandon)
-                # Those that took one of them since ``failing`` was asked.
-                doomed = [
-                    other
-                    for other in self._loads.values()
-                    if other.state is State.EXECUTED and any(taken.state is State.FAILED for taken in other.took)
-                ]
+            self._settle(loads, State.FAILED, abandon)
             self._changed.notify_all()
+
+    def unless_under_way(self, key: Hashable, act: Callable[[], None]) -> bool:
+        """Call *act* under the lock where no load of *key* is under way: was it called?"""
+        with self._changed:
+            if key in self._loads:
+                return False
+            act()
+            return True
 
     def _settle(self, loads: Iterable[Load], state: State, callback: Callable[[Load], None]) -> None:
         for load in loads:
@@ -158,7 +163,7 @@ class Loads:
         while todo:
             for member in todo.pop().circle() - seen:
                 seen.add(member)
-                if member.state is State.EXECUTING:
+                if member.state in (State.EXECUTING, State.FAILING):
                     if member.owner == me:
                         return True
                     awaited = self._waiting.get(member.owner)

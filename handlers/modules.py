@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+import sys
 import time
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -47,6 +48,7 @@ class ModuleInfo:
         self.mtime = 0.0
         self.instance = self.generation = 0  # 0: it does not serve yet
         self.kept: dict[str, Any] = {}  # what the publisher has found out of this instance's names, by path
+        self._pins: dict[str, ModuleInfo] | None = None
         self._closure: tuple[tuple[ModuleCache, ModuleInfo, str, Signature | None], ...] | None = None
 
     def discard(self) -> None:
@@ -86,6 +88,16 @@ class ModuleInfo:
         if self.generation:
             self._closure = closure
         return closure
+
+    @property
+    def pins(self) -> dict[str, ModuleInfo]:
+        """What a request that imports this instance sees from then on: it, and all that it was built on, by label."""
+        if self._pins is None:
+            pins = {self.label: self, **{cache.label: part for cache, part, _, _ in self.closure}}
+            if not self.generation:
+                return pins
+            self._pins = pins
+        return self._pins
 
     def __repr__(self) -> str:
         return f"<ModuleInfo {self.file!r} instance={self.instance} generation={self.generation}>"
@@ -140,7 +152,13 @@ class ModuleCache:
         self.checked = 0.0  # monotonic
         self.path: list[str] = []  # __mp_path__ at the last load
         self.atime = self.ctime = 0.0  # last import and last load, seconds since the epoch
-        self.direct = self.indirect = 0  # imports by name, and checks as another module's child
+        self.direct = self.indirect = 0  # imports by requests, and by other modules
+
+    def forget(self) -> None:
+        """Its file is gone, and its module is retired."""
+        self.info = self.failure = None
+        self.removed = False
+        sys.modules.pop(self.label, None)
 
     @property
     def module(self) -> ModuleType | None:

@@ -1,0 +1,77 @@
+"""What the state machine of the importer has found in trees with broken or removed members, each as small as can be."""
+
+# ruff: noqa: F811
+from __future__ import annotations
+
+import pytest
+from unit.test_importer import Site, site  # noqa: F401
+
+
+def executions(site: Site, name: str) -> int:
+    return next(cache.instance for cache in site.importer.caches() if cache.file == str(site.root / name))
+
+
+def test_a_broken_module_does_not_hold_back_what_others_import(site: Site) -> None:
+    """Its last good instance was built on an old config; the page that imports both is executed once, with the new."""
+    site.write("page.py", "import util, config\nx = config.x")
+    site.write("util.py", "import config")
+    site.write("config.py", "x = 1")
+    site.load()
+    site.write("util.py", "x = (")
+    site.write("config.py", "x = 2")
+    for _ in range(3):
+        assert site.load().x == 2
+    assert executions(site, "page.py") == 2
+
+
+def test_a_broken_module_that_is_imported_first_does_not_hold_back_the_others(site: Site) -> None:
+    site.write("page.py", "import config\nx = config.x")
+    site.write("util.py", "import config")
+    site.write("config.py", "x = 1")
+    site.load("util")
+    site.load()
+    site.write("util.py", "x = (")
+    site.write("config.py", "x = 2")
+    for _ in range(3):
+        with site.request() as request:
+            request.load("util")
+            assert request.load().x == 2
+        assert site.load().x == 2
+    assert executions(site, "page.py") == 2
+
+
+def test_a_request_keeps_its_module_though_the_file_is_removed(site: Site) -> None:
+    path = site.write("page.py", "x = 1")
+    with site.request() as request:
+        module = request.load()
+        path.unlink()
+        with pytest.raises(ModuleNotFoundError):
+            site.load()
+        assert request.load() is module
+
+
+def test_a_failed_reload_is_tried_again_when_what_failed_below_it_is_mended(site: Site) -> None:
+    """The old child went on serving and the parent failed on that; what the child's new code needs is in the tree."""
+    site.write("page.py", "import util")
+    site.write("util.py", "x = 1")
+    site.load()
+    site.write("deep.py", "x = (")
+    site.write("util.py", "import deep\ny = 1")
+    site.write("page.py", "from util import y")
+    site.load()
+    site.write("deep.py", "x = 1")
+    assert site.load().y == 1
+
+
+def test_a_failed_reload_is_not_tried_at_each_request_for_a_broken_grandchild(site: Site) -> None:
+    site.write("counted.py", "runs = []")
+    runs = site.load("counted").runs
+    site.write("page.py", "import util")
+    site.write("util.py", "import deep")
+    site.write("deep.py", "x = 1")
+    site.load()
+    site.write("deep.py", "x = (")
+    site.write("page.py", "import util, counted\ncounted.runs.append(1)\n1 / 0")
+    for _ in range(3):
+        site.load()
+    assert runs == [1]
