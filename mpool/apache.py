@@ -89,6 +89,16 @@ def scope(req: Any = None) -> str:
     return f"{kind} {server.server_hostname or '*'}:{server.port}{where}"
 
 
+def request_name(req: Any) -> str | None:
+    """Who leases, for reports: the request line of the main request, the same for its subrequests and redirects."""
+    if req is None:
+        return None
+    root = req
+    while (above := getattr(root, "main", None) or getattr(root, "prev", None)) is not None:
+        root = above
+    return f"{getattr(root, 'method', '?')} {getattr(root, 'uri', '?')} #{id(root):x}"
+
+
 def default_max_size() -> int:
     """Threads of a child, at most 10; 1 where a child serves one request at a time."""
     apache = inside()
@@ -103,7 +113,8 @@ def on_child_exit(callback: Callable[[], object]) -> None:
     """Call *callback* when this child ends; the last registered first.
 
     mod_python runs no atexit handlers, never forgets a cleanup and pins what it refers to, so there is one cleanup per
-    interpreter, and this list. All callbacks together have EXIT_SECONDS.
+    interpreter, and this list. All callbacks together have EXIT_SECONDS. In an interpreter that is named by a directory
+    (PythonInterpPerDirectory, PythonInterpPerDirective) nothing is called: mod_python cannot do it safely.
     """
     _register(_callbacks, callback)
 
@@ -123,6 +134,10 @@ def _register(callbacks: list[Callable[[], object]], callback: Callable[[], obje
     apache = inside()
     if apache is None:
         atexit.register(_at_python_exit, os.getpid())
+    elif interpreter_name().startswith("/"):
+        # With PythonInterpPerDirectory mod_python keeps a name that lies in the memory of a request that has ended. It
+        # would look this interpreter up by it: a segmentation fault, and nobody's cleanups run.
+        log("notice", "interpreters named by a directory are not told of the end of the child: the system closes all")
     else:
         apache.register_cleanup(_at_child_exit)
 

@@ -136,7 +136,7 @@ close_pools = registry.close_pools
 
 def get_connection(name: str = "default", timeout: float | None = None, req: Any = None, owner: object = None) -> Any:
     """Lease a connection of the pool *name*; the pool is made if there is none yet. Give it back with release()."""
-    return registry.get_pool(name, req).getconn(timeout, owner)
+    return registry.get_pool(name, req).getconn(timeout, owner or apache.request_name(req))
 
 
 def is_registered(obj: object) -> bool:
@@ -154,4 +154,4 @@ def release(conn: Any) -> None:
 
 def connection(name: str = "default", timeout: float | None = None, req: Any = None, owner: object = None) -> Lease:
     """``with connection() as conn:`` commits at the end of the block, rolls back on an exception."""
-    return registry.get_pool(name, req).connection(timeout, owner)
+    return registry.get_pool(name, req).connection(timeout, owner or apache.request_name(req))

@@ -11,7 +11,7 @@ import pytest
 RESULTS = Path(os.environ.get("BENCH_RESULTS", "build/bench"))
 
 # One round times each way in turn, so that a slow moment of the machine hits all of them; the medians are compared.
-MEASURE = '''
+MEASURE = """
 import json, os, statistics, time
 from mod_python import apache
 from handlers import dispatch
@@ -50,7 +50,7 @@ def handler(req):
     req.content_type = "application/json"
     req.write(json.dumps({{name: statistics.median(each[name] for each in rounds) for name in ways}}))
     return apache.OK
-'''
+"""
 
 
 @pytest.mark.bench

@@ -23,6 +23,9 @@ class Server:
 class Request:
     """What the registry sees of a mod_python request."""
 
+    main = prev = None
+    method, uri = "GET", "/accounts"
+
     def __init__(self, host: str = "a.test", **options: object) -> None:
         self.server = Server(host)
         self._options = {key.replace("__", "."): str(value) for key, value in options.items()}
@@ -107,6 +110,17 @@ def test_two_sites_with_other_values_for_one_name_are_refused(postgres):
     assert "a.test" in text and "b.test" in text and "secret" not in text
     with pytest.raises(PoolConflict), mpool.connection(req=Request("c.test")):
         pass
+
+
+def test_a_nested_lease_of_one_request_is_named_over_its_subrequests():
+    req = Request(mpool__max_size=1)
+    inner = Request(mpool__max_size=1)
+    inner.main = req
+    with (
+        mpool.connection(req=req),
+        pytest.raises(mpool.PoolTimeout, match=r"nested checkout: the same request \(GET /accounts"),
+    ):
+        mpool.get_connection(timeout=0.05, req=inner)
 
 
 def test_a_mistyped_option_is_named():
