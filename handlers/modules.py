@@ -7,8 +7,9 @@ import hashlib
 import os
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import ModuleType
+from types import FunctionType, ModuleType, TracebackType
 from typing import Any
 
 from handlers.files import Signature, signature_of
@@ -118,6 +119,32 @@ def copy_of(error: BaseException) -> BaseException:
     return again.with_traceback(trace)
 
 
+def detached(error: BaseException) -> BaseException:
+    """*error* once more, to be kept: its traceback says the same, and holds no namespace and no request.
+
+    A frame holds its globals, its variables and the frames below it: kept, they would be the failed module, what it has
+    opened, the old instance and the whole request that has met the error.
+    """
+    again = copy_of(error)
+    places: list[TracebackType] = []
+    trace = again.__traceback__
+    while trace is not None:
+        places.append(trace)
+        trace = trace.tb_next
+    for place in reversed(places):
+        code, known = place.tb_frame.f_code, place.tb_frame.f_globals
+        stand_in = _stand_in.__code__.replace(co_filename=code.co_filename, co_name=code.co_name)
+        names = {"__name__": known.get("__name__"), "__mp_info__": known.get("__mp_info__")}
+        # The frame of a generator that has not begun belongs to no stack.
+        frame = FunctionType(stand_in, names)().gi_frame
+        trace = TracebackType(trace, frame, -1, place.tb_lineno)
+    return again.with_traceback(trace)
+
+
+def _stand_in() -> Iterator[None]:
+    yield
+
+
 @dataclass
 class Failure:
     """The last attempt to load a file failed: why, and what has to happen before the next one."""
@@ -133,7 +160,7 @@ class Failure:
         again = previous is not None and previous.files == files
         failures = previous.failures + 1 if again and previous else 1
         delay = min(FIRST_RETRY * 2 ** (failures - 1), LAST_RETRY)
-        return cls(copy_of(error), files, failures, retry_at=time.monotonic() + delay)
+        return cls(detached(error), files, failures, retry_at=time.monotonic() + delay)
 
     def is_due(self) -> bool:
         """Has its time come, or has one of its files changed?"""

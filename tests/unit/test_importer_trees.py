@@ -3,6 +3,10 @@
 # ruff: noqa: F811
 from __future__ import annotations
 
+import gc
+import traceback
+import weakref
+
 import pytest
 from unit.test_importer import Site, site  # noqa: F401
 
@@ -75,3 +79,29 @@ def test_a_failed_reload_is_not_tried_at_each_request_for_a_broken_grandchild(si
     for _ in range(3):
         site.load()
     assert runs == [1]
+
+
+def test_a_failure_that_is_kept_holds_neither_the_request_nor_the_failed_namespace(site: Site) -> None:
+    class Marked:
+        pass
+
+    site.write("counted.py", "made = []")
+    made = site.load("counted").made
+    site.write("page.py", "x = 1")
+    site.load()
+    source = "import counted, weakref\nclass C: pass\nc = C()\ncounted.made.append(weakref.ref(c))\n"
+    site.write("page.py", source + "def f(): 1 / 0\nf()\n")
+
+    def visit() -> weakref.ref[Marked]:
+        marked = Marked()
+        site.load()
+        return weakref.ref(marked)
+
+    of_the_request = visit()
+    site.drain()
+    gc.collect()
+    (failure,) = [cache.failure for cache in site.importer.caches() if cache.failure]
+    assert of_the_request() is None
+    assert [reference() for reference in made] == [None]
+    text = "".join(traceback.format_exception(failure.error))
+    assert f'"{site.root}/page.py", line 6, in <module>\n    f()' in text and "line 5, in f" in text
