@@ -8,9 +8,10 @@ library; every limit is checked while reading, not afterwards.
 from __future__ import annotations
 
 import codecs
+import functools
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 from urllib.parse import parse_qsl
@@ -31,16 +32,25 @@ class Limits:
     max_field_size: int = 1024 * 1024  # bytes of one value that is not an upload
     spool_size: int = 256 * 1024  # bytes of an upload that stay in memory; a larger one goes to disk
 
-    @classmethod
-    def of(cls, req: Any) -> Limits:
+    @staticmethod
+    def of(req: Any) -> Limits:
         """The limits that the configuration of *req* sets; ValueError where one is not a whole number."""
-        given: dict[str, int] = {}
-        for key, text in req.get_options().items():
-            if key.startswith("handlers.") and key[9:] in cls.__dataclass_fields__:
-                if not text.isascii() or not text.isdigit():
-                    raise ValueError(f"PythonOption {key} must be a whole number, not {text!r}")
-                given[key[9:]] = int(text)
-        return cls(**given) if given else DEFAULT_LIMITS
+        options = req.get_options()
+        return _limits(*(options.get(name) for name in _LIMIT_OPTIONS))
+
+
+_LIMIT_OPTIONS = tuple("handlers." + limit.name for limit in fields(Limits))
+
+
+@functools.lru_cache(maxsize=64)
+def _limits(*texts: str | None) -> Limits:
+    given: dict[str, int] = {}
+    for name, text in zip(_LIMIT_OPTIONS, texts, strict=True):
+        if text is not None:
+            if not text.isascii() or not text.isdigit():
+                raise ValueError(f"PythonOption {name} must be a whole number, not {text!r}")
+            given[name.removeprefix("handlers.")] = int(text)
+    return Limits(**given)
 
 
 DEFAULT_LIMITS = Limits()
@@ -156,6 +166,11 @@ def parse_query(text: str | bytes, limits: Limits = DEFAULT_LIMITS, charset: str
     try:
         if isinstance(text, bytes):
             text = text.decode("ascii" if text.isascii() else charset)
+        if "%" not in text and "+" not in text and text.count("&") < limits.max_fields and text.isascii():
+            # Nothing is escaped, as in most query strings: what is left to do for the library is to split.
+            pairs = [(name, value) for name, _, value in (part.partition("=") for part in text.split("&") if part)]
+            _check_sizes(pairs, limits)
+            return list[tuple[str, Any]](pairs)
         pairs = parse_qsl(
             text, keep_blank_values=True, encoding=charset, errors="strict", max_num_fields=limits.max_fields
         )

@@ -92,7 +92,7 @@ def _serve(req: Any, call: Callable[[], Any]) -> int:
         return _fail(req, error)
     finally:
         form = getattr(req, "form", None)
-        if isinstance(form, Form):
+        if form.__class__ is Form and form.list:
             form.close()
 
 

@@ -10,7 +10,7 @@ import json
 from datetime import date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
-from urllib.parse import quote_plus, urlencode
+from urllib.parse import parse_qsl, quote_plus, urlencode
 from uuid import UUID
 
 import pytest
@@ -252,6 +252,11 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 @given(st.lists(st.tuples(TEXTS, TEXTS)))
 def test_any_query_arrives_as_it_was_sent(pairs):
     assert read_form(Request(args=urlencode(pairs))).list == pairs
+
+
+@given(st.text("ab=&;/?.", max_size=30))
+def test_a_query_without_escapes_is_read_as_the_library_reads_it(query):
+    assert parse_query(query) == parse_qsl(query, keep_blank_values=True)
 
 
 @given(st.lists(st.tuples(TEXTS, TEXTS)))
