@@ -99,10 +99,10 @@ class Importer:
         return None
 
     def _has_to_look(self, cache: ModuleCache, call: Call) -> bool:
-        return cache.label not in call.imports.infos and self._is_due(cache, call.settings.autoreload, call)
+        return cache.label not in call.imports.infos and self._is_due(cache, call)
 
-    def _is_due(self, cache: ModuleCache, autoreload: bool, call: Call) -> bool:
-        if self._frozen or not autoreload:
+    def _is_due(self, cache: ModuleCache, call: Call) -> bool:
+        if self._frozen or not call.settings.autoreload:
             return cache.failure is not None  # (reload contract, item 20)
         interval = call.settings.check_interval
         return not interval or time.monotonic() - cache.checked >= interval
@@ -115,7 +115,6 @@ class Importer:
         call: Call,
         caller: ModuleInfo | None,
         path: Sequence[str] = (),
-        autoreload: bool | None = None,
     ) -> ModuleInfo:
         """The instance of *found* for this request: the one it had before, the one that serves, or a new one."""
         cache, stat = found
@@ -126,8 +125,7 @@ class Importer:
                 cache.direct += 1
             else:
                 cache.indirect += 1
-            autoreload = call.settings.autoreload if autoreload is None else autoreload
-            info, pins = self._serving(cache, stat, call, path, autoreload)
+            info, pins = self._serving(cache, stat, call, path)
             if info.generation:
                 # From now on this request sees these very instances. (reload contract, item 23)
                 call.imports.infos = {**pins, **call.imports.infos} if call.imports.infos else pins.copy()
@@ -149,7 +147,7 @@ class Importer:
                 watched.update(failure.files)
 
     def _serving(
-        self, cache: ModuleCache, stat: os.stat_result | None, call: Call, path: Sequence[str], autoreload: bool
+        self, cache: ModuleCache, stat: os.stat_result | None, call: Call, path: Sequence[str]
     ) -> tuple[ModuleInfo, dict[str, ModuleInfo]]:
         """The instance of *cache* to use now, and what a request that imports it sees from then on, by label.
 
@@ -158,7 +156,7 @@ class Importer:
         """
         info, failure = cache.info, cache.failure
         if info is not None:
-            if stat is None or not self._is_due(cache, autoreload, call):
+            if stat is None or not self._is_due(cache, call):
                 return info, info.pins
             if self._is_fresh(info, stat):
                 cache.checked = time.monotonic()
@@ -224,7 +222,7 @@ class Importer:
             child.removed = True
             return True
         child.removed = False
-        return self._serving(child, stat, call, child.path, True)[0] is not bound
+        return self._serving(child, stat, call, child.path)[0] is not bound
 
 
 # -- the importer of this interpreter ----------------------------------------------------------------------------------
@@ -268,13 +266,15 @@ def import_module(
         info = call.loads[-1].info if call.loads else None
     if log is not None:
         call = replace(call, log=log)
+    if autoreload is not None:
+        call = replace(call, settings=replace(call.settings, autoreload=bool(autoreload)))
     with entered(call):
         found = _importer.find(name, call, info, path or ())
         if found is None:
             return _plain_import(name, {}, {}, ["*"])
         # The path of an explicit import is the module's own search path from then on. (reload contract, item 13)
         own_path = path if path and finder.is_explicit(name) else ()
-        return _importer.obtain(found, call, info, own_path, autoreload).module
+        return _importer.obtain(found, call, info, own_path).module
 
 
 def page_module(req: Any, filename: str) -> ModuleType:
@@ -353,7 +353,9 @@ def python_path(path: list[str]) -> list[str]:
     """Install the importer in whichever interpreter evaluates this, and answer with *path*.
 
     For ``PythonPath "__import__('handlers.importer').importer.python_path(sys.path)"``: mod_python evaluates that in
-    each interpreter, before its first import, and so reaches those that no PythonImport line names.
+    each interpreter, before its first import, and so reaches those that no PythonImport line names. It goes together
+    with ``PythonImport psycopg2 main_interpreter``: two interpreters that import psycopg2 first, at the same moment,
+    break it for the whole child.
     """
     install()
     return path

@@ -2,81 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 import threading
 import weakref
-from pathlib import Path
 
 import pytest
+from importer_site import Site
 
 from handlers import files, retire
-from handlers.context import Call, Settings, entered
-from handlers.importer import Importer, statement
+from handlers.context import entered
 from handlers.modules import label_of
-
-_clock = itertools.count(1_000_000_000)
-
-
-class Site:
-    """A directory of modules, an importer, and requests to it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.importer = Importer()
-        self.importer.retirement._soon = lambda step: None  # tests call step() themselves
-
-    def write(self, name: str, text: str) -> Path:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        # Two writes within one tick of the kernel's clock and of one length would look alike.
-        os.utime(path, ns=(next(_clock), next(_clock)))
-        return path
-
-    def request(self, **settings: object) -> Request:
-        return Request(self, Settings(**settings))  # type: ignore[arg-type]
-
-    def load(self, name: str = "page", **settings: object):
-        with self.request(**settings) as request:
-            return request.load(name)
-
-    def drain(self) -> None:
-        self.importer.retirement.step()
-
-
-class Request:
-    def __init__(self, site: Site, settings: Settings) -> None:
-        self.site = site
-        self.call = Call(settings=settings, handler_root=str(site.root))
-
-    def __enter__(self) -> Request:
-        self.site.importer.retirement.begin(self.call.imports)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.site.importer.retirement.end(self.call.imports)
-
-    def load(self, name: str = "page", path: list[str] | None = None):
-        with entered(self.call):
-            found = self.site.importer.find(name, self.call, None, [str(self.site.root)] if path is None else path)
-            if found is None:
-                raise ModuleNotFoundError(name)
-            return self.site.importer.obtain(found, self.call, None, path or ()).module
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    monkeypatch.setattr(files, "QUIET", 0)
-    site = Site(tmp_path)
-    monkeypatch.setattr("handlers.importer._importer", site.importer)
-    monkeypatch.setattr("builtins.__import__", statement)
-    before = set(sys.modules)
-    yield site
-    for name in set(sys.modules) - before:
-        if name.startswith("_mp_"):
-            del sys.modules[name]
 
 
 def test_a_module_is_known_by_its_file_and_stands_in_sys_modules_under_its_label(site: Site) -> None:
@@ -85,7 +21,7 @@ def test_a_module_is_known_by_its_file_and_stands_in_sys_modules_under_its_label
     assert module.__name__ == label_of(str(path))
     assert sys.modules[module.__name__] is module
     assert module.__mp_info__.label == module.__name__
-    assert site.load("./page" if False else str(path)) is module
+    assert site.load(str(path)) is module
 
 
 def test_an_unchanged_module_is_not_executed_again(site: Site) -> None:
