@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mpool import forking
+from mpool import driver, forking  # driver first: it says what is wrong where psycopg2 cannot be imported
 from mpool.apache import interpreter_name, log, on_child_exit
 from mpool.config import PoolConfig
 from mpool.errors import (
@@ -36,6 +36,7 @@ def run_soon(callback: Callable[[], object]) -> None:
     housekeeper.run_later(0.0, callback)
 
 
+driver.complete_errors()
 forking.install()
 
 __all__ = [

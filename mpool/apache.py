@@ -180,5 +180,7 @@ def run_exit_callbacks(timeout: float = EXIT_SECONDS) -> None:
 
 def forget_parent() -> None:
     """In the child of a fork: the parent's callbacks are about the parent's connections."""
+    global _lock
+    _lock = threading.Lock()  # another thread of the parent's may have held it
     _callbacks.clear()
     _last_callbacks.clear()

@@ -5,9 +5,19 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any
 
-import psycopg2
-import psycopg2.errors
-from psycopg2 import _psycopg
+try:
+    import psycopg2
+    import psycopg2.errors
+    from psycopg2 import _psycopg
+except ImportError as error:
+    if "_psycopg" not in str(error):
+        raise
+    # Seen where another interpreter was the first to import it, and always in a first import outside the main one
+    # from Python 3.13 on.
+    raise ImportError(
+        "psycopg2 cannot be used in this interpreter, because main_interpreter has not imported it first: put "
+        "'PythonImport psycopg2 main_interpreter' into the server configuration"
+    ) from error
 
 
 class Verdict(Enum):

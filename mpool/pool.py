@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import psycopg2
 
+from mpool.apache import default_max_size
 from mpool.bounded import start_thread
 from mpool.config import Callback, Conninfo, Kwargs, PoolConfig
 from mpool.entry import Entry
@@ -30,7 +31,8 @@ class ConnectionPool(Upkeep):
 
     The names, keywords and behaviour of psycopg_pool.ConnectionPool, with these differences: idle connections are
     reused newest first; liveness costs no round trip; an outage fails callers at once, with the driver's error as the
-    cause. Further options are the fields of PoolConfig.
+    cause. Further options are the fields of PoolConfig. The default of max_size is 10; inside Apache the number of
+    threads of a child, at most 10, and 1 under prefork.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class ConnectionPool(Upkeep):
             conninfo=conninfo,
             kwargs=kwargs,
             min_size=min_size,
-            max_size=max(min_size, PoolConfig.max_size) if max_size is None else max_size,
+            max_size=max(min_size, default_max_size()) if max_size is None else max_size,
             configure=configure,
             check=check,
             reset=reset,

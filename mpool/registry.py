@@ -92,8 +92,6 @@ class Registry:
         kind = str(options.pop("pool", "keep")).lower()
         if kind not in POOL_CLASSES:
             raise ValueError(f"pool {name!r}: option pool must be one of {', '.join(POOL_CLASSES)}, not {kind!r}")
-        if "max_size" not in options:
-            options["max_size"] = max(apache.default_max_size(), options.get("min_size", 0))
         pool = POOL_CLASSES[kind](name=name, **options)
         self._pools[name] = Registered(pool, configured, scope)
         if not self._takes_care_of_exit:

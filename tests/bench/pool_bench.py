@@ -18,7 +18,6 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg2
-
 from bench.peers import PEERS, Mpool, Peer, select_1
 
 THREADS = 25

@@ -20,6 +20,7 @@ class Proxy:
         self._flowing = threading.Event()  # clear: bytes are held back
         self._flowing.set()
         self.connections = 0  # accepted so far
+        self.in_delay = self.most_in_delay = 0  # clients held back by `delay`, now and at most
         self.delay = 0.0  # seconds from accepting a client to speaking with the server for it
         self._stopped = threading.Event()
         self.port = 0
@@ -85,7 +86,12 @@ class Proxy:
 
     def _serve(self, client: socket.socket) -> None:
         if self.delay:
+            with self._lock:
+                self.in_delay += 1
+                self.most_in_delay = max(self.most_in_delay, self.in_delay)
             self._stopped.wait(self.delay)
+            with self._lock:
+                self.in_delay -= 1
         unix = isinstance(self._address, str)
         server = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
         pair = (client, server)

@@ -222,9 +222,14 @@ def test_three_interpreters_have_a_pool_each_and_whole_errors(postgres):
 
 def test_a_first_import_in_the_wrong_interpreter_is_warned_of(postgres):
     code = """
-        import os, mpool.apache, mpool.registry
-        mpool.apache.interpreter_name = lambda: "a.test"
-        mpool.get_pool()
+        import sys
+        try:
+            import mpool.apache, mpool.registry
+        except ImportError as error:   # from Python 3.13 on psycopg2 cannot be imported at all then
+            print(error, file=sys.stderr, flush=True)
+        else:
+            mpool.apache.interpreter_name = lambda: "a.test"
+            mpool.get_pool()
     """
     # One only: on newer Pythons the others cannot use psycopg2 then, which is what the warning is about.
     _, err = in_interpreters(postgres, code, first="import decimal", count=1)
