@@ -35,8 +35,7 @@ class Limits:
     @staticmethod
     def of(req: Any) -> Limits:
         """The limits that the configuration of *req* sets; ValueError where one is not a whole number."""
-        options = req.get_options()
-        return _limits(*(options.get(name) for name in _LIMIT_OPTIONS))
+        return _limits(*map(req.get_options().get, _LIMIT_OPTIONS))
 
 
 _LIMIT_OPTIONS = tuple("handlers." + limit.name for limit in fields(Limits))

@@ -63,9 +63,13 @@ def _call(req: Any, module: ModuleType, target: Target) -> Any:
     return call(*args, **kwargs)
 
 
+def _without_suffix(req: Any, name: str) -> str:
+    """*name* without `.py`, an extension of AddHandler, or the one that was asked for."""
+    return _suffixes(req.get_addhandler_exts(), req.extension).sub("", name)
+
+
 @functools.lru_cache(maxsize=64)
 def _suffixes(of_handler: str, extension: str | None) -> re.Pattern[str]:
-    """What is cut from a file's name: `.py`, the extensions of AddHandler, and the one that was asked for."""
     names = ["py", *of_handler.split()]
     if extension:
         names.append(extension[1:])
@@ -80,13 +84,14 @@ def locate(req: Any) -> tuple[ModuleType, str]:
     no such module.
     """
     try:
-        filename, path_info, extension = req.filename, req.path_info or "", req.extension
-        suffixes = _suffixes(req.get_addhandler_exts(), extension)
+        directory, _, name = req.filename.rpartition("/")
+        path_info = req.path_info
+        if "." in name:
+            name = _without_suffix(req, name)
     except UnicodeDecodeError:
         raise HttpError(404, reason="the path is not UTF-8") from None
-    directory, _, name = filename.rpartition("/")
-    name = suffixes.sub("", name or "index")
-    inside = path_info[1:].removesuffix("/").replace("/", ".")
+    name = name or "index"
+    inside = path_info[1:].removesuffix("/").replace("/", ".") if path_info else ""
     module = _page(req, directory, name)
     if module is None:
         inside = f"{name}.{inside}" if inside else name

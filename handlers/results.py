@@ -119,17 +119,18 @@ def _encode(text: str, charset: str, content_type: str) -> bytes:
 
 def _with_charset(declared: str | None, default: str) -> tuple[str, str]:
     """The content type with a charset, and the charset as Python knows it."""
-    content_type = declared or default
-    found = _CHARSET.search(content_type)
+    if declared is None:
+        return f"{default}; charset=utf-8", "utf-8"
+    found = _CHARSET.search(declared)
     if found is None:
-        if declared and not _TEXTUAL.match(declared):
+        if not _TEXTUAL.match(declared):
             return declared, "utf-8"  # JSON and the like have no such parameter
-        return f"{content_type}; charset=utf-8", "utf-8"
+        return f"{declared}; charset=utf-8", "utf-8"
     try:
         "".encode(found[1])
     except LookupError:
         raise ValueError(f"the page declares the charset {found[1]!r}, which is not known") from None
-    return content_type, found[1].lower()
+    return declared, found[1].lower()
 
 
 def _bytes(body: bytes, declared: str | None) -> Rendered:
