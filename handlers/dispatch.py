@@ -33,7 +33,9 @@ from handlers.modules import ModuleCache, ModuleInfo
 from mpool import interpreter_name, log
 
 _importer: Importer
-_IMPORTS = f"_mp_imports_{interpreter_name()}"  # another interpreter may serve other phases of the same request
+# Another interpreter may serve other phases of the same request, and of one name there may be several: with
+# PythonInterpPerDirectory mod_python loses sight of those that it has made.
+_IMPORTS = f"_mp_imports_{id(sys.modules)}"
 
 
 def install(importer: Importer) -> bool:

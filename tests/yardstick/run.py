@@ -87,8 +87,8 @@ def write_httpd(path: Path, packages: Path, mpm: str, mode: Mode) -> None:
         f"DefaultRuntimeDir {path.parent}",
     ]
     if mode.importer:
-        install = "__import__('handlers.importer', fromlist=['python_path']).python_path(sys.path)"
-        before.append(f'PythonPath "{install}"')
+        before.append("PythonImport psycopg2 main_interpreter")
+        before.append("PythonPath \"__import__('handlers.importer').importer.python_path(sys.path)\"")
     environment = {"PATH": CLEAN_PATH, "LANG": "C.UTF-8", "PYTHONPATH": str(packages), "PYTHONDONTWRITEBYTECODE": "1"}
     words = ["env", "-i", *(f"{name}={value}" for name, value in environment.items()), HTTPD]
     for directive in before:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 AGGREGATE = "testPerRequestTests"  # one server, one virtual host for each of the tests that it runs
-INSTALL = "__import__('handlers.importer', fromlist=['python_path']).python_path"
+INSTALL = "__import__('handlers.importer').importer.python_path"
 PUBLISHER = "handlers.publisher"
 
 outcomes: dict[str, str] = {}  # by name of the test; the text of the failure, empty where it passed
