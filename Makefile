@@ -10,6 +10,7 @@
 # Debian's own Python: the one that mod_python embeds. Another python3 may come first in PATH.
 DEBIAN_PYTHON := /usr/bin/python3
 PYTHON := .venv/bin/python
+PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e
 
 SERVE_PACKAGES := apache2-bin libapache2-mod-python postgresql python3-psycopg2 python3-werkzeug iso-codes
 TEST_PACKAGES := $(SERVE_PACKAGES) python3-venv
@@ -31,7 +32,8 @@ check: venv
 	$(PYTHON) -m mypy
 	$(PYTHON) -m pytest -q tests/unit/test_layers.py
 
-bench: venv
+# The peers that the figures stand beside; what is missing all the same (mod_wsgi, Flask) is left out of the tables.
+bench: .venv/installed-bench
 	$(PYTHON) -m pytest -q -s tests/bench $(ARGS)
 
 fuzz: venv
@@ -46,7 +48,12 @@ venv: .venv/installed
 .venv/installed: setup.py pyproject.toml
 	@sh .ci/debian $(TEST_PACKAGES)
 	test -x $(PYTHON) || $(DEBIAN_PYTHON) -m venv --system-site-packages .venv
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e '.[dev]'
+	$(PIP) '.[dev]'
+	@touch $@
+
+.venv/installed-bench: .venv/installed
+	@sh .ci/debian apache2-utils
+	$(PIP) '.[bench]'
 	@touch $@
 
 clean:

@@ -9,6 +9,7 @@ from setuptools import find_packages, setup
 
 # setuptools and wheel: a test builds what people install.
 TEST = ["pytest>=8", "hypothesis>=6", "setuptools>=66", "wheel"]
+BENCH = ["DBUtils", "psycopg[binary]>=3.1", "psycopg_pool>=3.2", "SQLAlchemy>=2"]
 CHECK = ["ruff>=0.5", "mypy>=1.10", "types-psycopg2"]
 
 setup(
@@ -31,7 +32,7 @@ setup(
     data_files=[("share/mpool/apache-conf", sorted(glob("apache-conf/*.conf")))],
     # werkzeug: reading multipart forms and checking password hashes.
     install_requires=["psycopg2>=2.9", "werkzeug>=2.2"],
-    extras_require={"test": TEST, "check": CHECK, "dev": TEST + CHECK},
+    extras_require={"test": TEST, "check": CHECK, "bench": BENCH, "dev": TEST + CHECK},
     entry_points={"console_scripts": ["mpool = mpool.tools.main:main"]},
     zip_safe=False,
     classifiers=[
