@@ -153,7 +153,11 @@ class PoolMachine(RuleBasedStateMachine):
         assert pool._divert == bool(pool._waiting) or pool._state is not PoolState.OPEN
 
 
-PoolMachine.TestCase.settings = settings(settings.default, max_examples=540, stateful_step_count=50)
+PoolMachine.TestCase.settings = settings(
+    settings.default,
+    max_examples=max(540, settings.default.max_examples),
+    stateful_step_count=max(50, settings.default.stateful_step_count),
+)
 
 
 def test_machine_keeps_its_invariants_over_20000_steps():
