@@ -8,7 +8,7 @@ import traceback
 import weakref
 
 import pytest
-from unit.test_importer import Site, site  # noqa: F401
+from importer_site import Site
 
 
 def executions(site: Site, name: str) -> int:
