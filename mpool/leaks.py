@@ -32,6 +32,14 @@ def report_return(pool: str, entry: Entry, age: float) -> None:
     log("warning", f"{pool}: backend {entry.pid} came back after {age:.1f}s{_by(entry, None)}")
 
 
+def report_dropped(pool: str, entry: Entry) -> None:
+    """A lease that ended with its connection garbage-collected."""
+    text = f"{pool}: backend {entry.pid} was dropped on lease and never returned{_by(entry, None)}"
+    if entry.stack:
+        text += "\nit was taken here:\n" + "".join(entry.stack)
+    log("warning", text.rstrip())
+
+
 def nested(leased: Iterable[Entry], owner: object) -> str:
     """The hint for a PoolTimeout: the one who waits holds connections of this pool itself."""
     mine = [entry for entry in leased if _is_mine(entry, owner)]

@@ -82,7 +82,7 @@ class Lending(Supply):
             if good:
                 break
             conn = None
-            if entry.uses <= 1:
+            if entry.uses == (waiter is not None):  # never lent before
                 # A check that fails even what was just opened must not become a busy loop of connects.
                 threading.Event().wait(min(pause, max(0.0, deadline - self._clock())))
                 pause *= 2.0

@@ -17,6 +17,7 @@ from typing import Any
 
 import psycopg2
 
+from mpool import leaks
 from mpool.apache import log
 from mpool.bounded import start_thread
 from mpool.circuit import Circuit
@@ -344,7 +345,7 @@ class Supply:
             with self._lock:
                 self._counters.leases_dropped += 1
             self._retire(entry, None)
-            log("warning", f"{self.name}: backend {entry.pid} was dropped on lease and never returned{held_by(entry)}")
+            leaks.report_dropped(self.name, entry)
 
     # -- the housekeeper
 
@@ -391,11 +392,6 @@ def close_quietly(conn: Any) -> None:
 
 def one_line(error: BaseException | None) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def held_by(entry: Entry) -> str:
-    owner = "" if entry.owner is None else f"; taken by {entry.owner}"
-    return owner + ("; it was taken here:\n" + "".join(entry.stack) if entry.stack else "")
 
 
 def _run_here(function: Callable[..., object], *args: Any) -> None:

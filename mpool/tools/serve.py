@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -155,14 +156,28 @@ def _run(
         text = f"set up in {places.root}; start it with the same command without --setup-only"
         print(places.in_given_words(text), flush=True)
         return
-    servers.append(web.start(places.in_given_words))
-    cleanups.callback(servers[-1].stop, webserver.STOP_PATIENCE)
+    web, server = _start_web(web, places, any_port=arguments.port == 0)
+    servers.append(server)
+    cleanups.callback(server.stop, webserver.STOP_PATIENCE)
     print(places.in_given_words(f"ready: {web.url} serves {places.site} (Ctrl-C stops it)"), flush=True)
     while True:
         for server in servers:
             if not server.running:
                 raise ToolError(f"{server.name} ended by itself: see the log above")
         time.sleep(0.2)
+
+
+def _start_web(web: WebServer, places: Places, *, any_port: bool) -> tuple[WebServer, ServerProcess]:
+    """Start Apache; where any port will do, another one if somebody took ours since it was found free."""
+    for _ in range(5):
+        try:
+            return web, web.start(places.in_given_words)
+        except ToolError as error:
+            if not (any_port and "Address already in use" in str(error)):
+                raise
+        web = replace(web, port=webserver.choose_port(web.host, 0))
+        web.write_configuration()
+    raise ToolError("five ports that were free were taken before Apache had them: choose one with --port")
 
 
 def _choose_port(arguments: argparse.Namespace) -> int:
