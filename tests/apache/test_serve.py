@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -37,6 +38,15 @@ def load(conn):
     with conn.cursor() as cur:
         cur.execute("INSERT INTO thing VALUES (%s)", ("load %d" % os.getuid(),))
 """
+
+
+def descendants(pid: int) -> list[int]:
+    """*pid* and the pids of all living processes that descend from it."""
+    table = list(processes())
+    found = [pid]
+    for parent in found:
+        found += [child for child, its_parent, state in table if its_parent == parent and state not in "ZX"]
+    return found
 
 
 class Serve:
@@ -79,11 +89,7 @@ class Serve:
 
     def family(self) -> list[int]:
         """Pids of this process and of all that descend from it."""
-        table = list(processes())
-        found = [self.process.pid]
-        for pid in found:
-            found += [child for child, parent, state in table if parent == pid and state not in "ZX"]
-        return found
+        return descendants(self.process.pid)
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Send *how* and return the exit status."""
@@ -432,3 +438,36 @@ def test_requests_that_never_end_do_not_keep_it_from_stopping(serve, site):
         family = one.family()
         assert one.end() == 0
     assert not [pid for pid in family if alive(pid)]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_demo_serves_the_example_site_and_stops_with_make(place):
+    arguments = f"--port 0 --server-root {place}/root"
+    with open(place / "out", "wb") as out, open(place / "err", "wb") as err:
+        make = subprocess.Popen(
+            ["make", "--no-print-directory", "demo", f"ARGS={arguments}"],
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+        )
+    family: list[int] = []
+    try:
+        found = wait_until(
+            lambda: (
+                re.search(r"^ready: http://127\.0\.0\.1:(\d+)/", (place / "out").read_text(), re.MULTILINE)
+                or make.poll() is not None
+            ),
+            what="the ready line",
+        )
+        assert isinstance(found, re.Match), (place / "err").read_text()
+        family = descendants(make.pid)
+        page = client.request("127.0.0.1", int(found[1]), "GET", "/")
+        assert page.status == 200 and "countries" in page.text
+        # Everything is installed here: no package manager was asked.
+        assert "Installing" not in (place / "out").read_text()
+    finally:
+        make.terminate()
+        make.wait(DEADLINE)
+    wait_until(lambda: not [pid for pid in family if alive(pid)], what=f"{family} are gone")
