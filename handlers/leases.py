@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mpool import get_connection, log, release
+from mpool import get_connection, interpreter_name, log, release
 
 #: The attribute of the main request that holds its `RequestLeases`.
 ATTRIBUTE = "mpool_leases"
@@ -18,7 +18,7 @@ ATTRIBUTE = "mpool_leases"
 #: psycopg2.extensions.STATUS_READY: no statement has been sent since the last commit or rollback.
 _READY = 1
 
-_told_of_fallback = False
+_told_of_missing_install = False
 
 
 class RequestLeases:
@@ -154,14 +154,20 @@ def _give_back(leases: RequestLeases) -> None:
 
 def _end_with_request(main: Any) -> None:
     """No dispatch of ours is running: the importer is not installed here, so the request's own cleanup must do."""
-    global _told_of_fallback
     main.register_cleanup(_at_request_end, main)
-    if not _told_of_fallback:
-        _told_of_fallback = True
+    tell_of_missing_install()
+
+
+def tell_of_missing_install() -> None:
+    """One line from an interpreter in which our code runs, and ``handlers.importer.install`` did not."""
+    global _told_of_missing_install
+    if not _told_of_missing_install:
+        _told_of_missing_install = True
         log(
             "warning",
-            "connection(req) is used where handlers.importer::install has not run: the connection goes back only when "
-            "the client has read the whole answer. Add a PythonImport line for this interpreter.",
+            "handlers is used in this interpreter, where handlers.importer::install has not run: modules are not "
+            "reloaded by its rules, and a connection leased outside of a page goes back only when the client has read "
+            f"the whole answer. Add: PythonImport handlers.importer::install {interpreter_name()}",
         )
 
 

@@ -71,6 +71,7 @@ def serve(req: Any, call: Callable[[], Any]) -> int:
     """
     if leases.is_dispatched(req):
         return _serve(req, call)
+    leases.tell_of_missing_install()
     leases.enter(req)
     try:
         return _serve(req, call)

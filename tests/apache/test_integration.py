@@ -353,3 +353,16 @@ def test_the_log_has_the_importers_lines_where_debug_is_on(httpd) -> None:
     server.get("/x")
     for word in ("Importing", "Reimporting", "Cloning"):
         server.wait_for_log(rf"mod_python \(pid=\d+, interpreter='main_interpreter'\): {word} module '.*/page\.py'")
+
+
+@pytest.mark.parametrize("page", ["def index(req): return 'x'", "from handlers.base import Handler\nclass P(Handler):\n"
+                                  "    def get(self, req): return 'x'\nhandler = P.handler"])  # fmt: skip
+def test_our_code_says_once_that_it_runs_without_the_importer(httpd, page: str) -> None:
+    server = httpd(
+        site={"page.py": page},
+        before='PythonOption mod_python.legacy.importer "*"\n',
+        handler="page" if "handler" in page else "handlers.publisher",
+    )
+    for _ in range(3):
+        assert server.get("/page").text == "x", server.log()
+    assert server.log().count("Add: PythonImport handlers.importer::install main_interpreter") == 1

@@ -58,7 +58,7 @@ def pool(monkeypatch):
     monkeypatch.setattr(leases, "get_connection", pool.get_connection)
     monkeypatch.setattr(leases, "release", pool.release)
     monkeypatch.setattr(leases, "log", lambda level, message: pool.events.append(f"{level}: {message}"))
-    monkeypatch.setattr(leases, "_told_of_fallback", False)
+    monkeypatch.setattr(leases, "_told_of_missing_install", False)
     return pool
 
 
