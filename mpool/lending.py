@@ -28,6 +28,7 @@ from mpool.errors import LeaseError, PoolTimeout, TooManyRequests
 from mpool.supply import PoolState, Supply, one_line
 from mpool.waiting import Waiter
 
+LONGEST_WAIT = 3600.0  # seconds in one piece: what a platform's locks take is limited
 CHECK_PAUSE = 0.01  # seconds before a connection is tried again after a failed check callback; doubles
 
 
@@ -74,8 +75,10 @@ class Lending(Supply):
             if conn is None:
                 conn, waiter = self._take_or_wait(owner, started, deadline, again=entry is not None)
             entry = conn._entry
+            if waiter is not None and entry.tick is self._tick:
+                break  # handed over, and found alive in this tick
             try:
-                good = self._passes(conn, entry, deadline, handed_over=waiter is not None)
+                good = self._passes(conn, entry, deadline)
             except BaseException:
                 self._retire(entry, conn)
                 raise
@@ -100,7 +103,8 @@ class Lending(Supply):
         self, owner: object, started: float, deadline: float, *, again: bool
     ) -> tuple[Any, Waiter | None]:
         """An idle connection, or one that was handed over."""
-        self._free_dropped()
+        if self._dropped:
+            self._free_dropped()
         with self._lock:
             if self._state is not PoolState.OPEN:
                 raise self._closed_error()
@@ -148,8 +152,8 @@ class Lending(Supply):
 
     def _wait(self, waiter: Waiter, deadline: float) -> None:
         # Nobody but the callers themselves looks for dropped leases where there is no housekeeper.
-        slice_ = float("inf") if self.config.housekeeper else 0.1
-        while not waiter.wait(min(deadline - self._clock(), slice_)):
+        longest = LONGEST_WAIT if self.config.housekeeper else 0.1
+        while not waiter.wait(min(deadline - self._clock(), longest)):
             self._free_dropped()
             if self._clock() < deadline:
                 continue
@@ -193,7 +197,7 @@ class Lending(Supply):
 
     # -- is it fit to be lent?
 
-    def _passes(self, conn: Any, entry: Entry, deadline: float, *, handed_over: bool) -> bool:
+    def _passes(self, conn: Any, entry: Entry, deadline: float) -> bool:
         """Look at a connection that is nobody's; False: it is retired."""
         now = self._clock()
         tick = self._stamp
@@ -201,8 +205,6 @@ class Lending(Supply):
         if entry.generation != self._generation or now >= entry.expires:
             self._retire(entry, conn)
             return False
-        if handed_over and tick is not None and entry.tick is tick:
-            return True
         silence = now - entry.verified
         if tick is not None or silence >= config.check_bypass or entry.verified <= self._distrusted_at:
             if not entry.is_alive(conn):

@@ -123,9 +123,9 @@ class Upkeep(Lending):
         with self._lock:
             return self._leased_locked()
 
-    def _passes(self, conn: Any, entry: Entry, deadline: float, *, handed_over: bool) -> bool:
+    def _passes(self, conn: Any, entry: Entry, deadline: float) -> bool:
         if self._stamp is None and self._ticks():
             self._quiet_steps = 0
             self._watch()
             housekeeper.wake()
-        return super()._passes(conn, entry, deadline, handed_over=handed_over)
+        return super()._passes(conn, entry, deadline)

@@ -55,8 +55,7 @@ class Waiter:
 
     def wait(self, timeout: float) -> bool:
         """Sleep until decided; False if *timeout* seconds passed first. Called without the lock."""
-        # The longest wait that the platform's locks take is some 292 years; a timeout of inf is more.
-        return self._gate.acquire(timeout=min(max(timeout, 0.0), _thread.TIMEOUT_MAX))
+        return self._gate.acquire(True, timeout) if timeout > 0 else self._gate.acquire(False)
 
     def _decide(self, state: WaiterState) -> bool:
         if self.state is not WaiterState.WAITING:

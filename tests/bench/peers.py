@@ -17,6 +17,8 @@ import mpool
 class AutocommitConnection(psycopg2.extensions.connection):
     """No transaction around a SELECT: what is measured is the pool, not BEGIN and ROLLBACK."""
 
+    __slots__ = ()
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.autocommit = True

@@ -93,6 +93,7 @@ def handler(req):
     finally:
         back(conn)
     req.content_type = "text/plain"
+    req.set_content_length(1)  # or ab's connections are not kept alive
     req.write("1")
     return apache.OK
 """
