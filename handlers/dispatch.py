@@ -9,6 +9,7 @@ set of modules and one leased connection, whatever phases and filters it runs th
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -150,7 +151,10 @@ def _directory(hlist: Any) -> str | None:
     """The directory that a handler was configured for; None where it was not for a directory. (item 12)"""
     directory = hlist.directory
     # For <Location> it is the prefix of the URL.
-    return os.path.normpath(directory) if directory and not hlist.is_location else None
+    return _normpath(directory) if directory and not hlist.is_location else None
+
+
+_normpath = functools.lru_cache(maxsize=256)(os.path.normpath)
 
 
 def _module(name: str, call: Call, directory: str | None) -> Any:
@@ -160,7 +164,11 @@ def _module(name: str, call: Call, directory: str | None) -> Any:
     path = [directory] if directory else []
     found = _importer.find(name, call, None, path)
     if found is None:
-        return __import__(name, {}, {}, ["*"])
+        module = sys.modules.get(name)
+        # Another thread may be in the middle of its import: then the import statement waits.
+        if module is None or getattr(module.__spec__, "_initializing", True):
+            return __import__(name, {}, {}, ["*"])
+        return module
     return _importer.obtain(found, call, None).module
 
 

@@ -76,6 +76,13 @@ class Importer:
                 return found
         return None
 
+    def page(self, file: str, call: Call) -> ModuleType:
+        """The module of the page *file*, by its path; FileNotFoundError where there is no such file."""
+        found = self._at(file if file in self._caches else os.path.abspath(file), call)
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, "No such module file", file)
+        return self.obtain(found, call, None).module
+
     def _at(self, file: str, call: Call) -> Found | None:
         """The module of *file*, if there is such a file."""
         cache = self._caches.get(file)
@@ -280,12 +287,11 @@ def import_module(
 def page_module(req: Any, filename: str) -> ModuleType:
     """The module of the page *filename* for this request; FileNotFoundError where there is no such file."""
     call = current()
-    if call is None or call.req is not req:
-        call, _ = _outside(None, req)
+    if call is not None and call.req is req:
+        return _importer.page(filename, call)
+    call, _ = _outside(None, req)
     with entered(call):
-        found = _importer.find(os.path.abspath(filename), call, None, ())
-        assert found is not None  # an absolute path is found or raises
-        return _importer.obtain(found, call, None).module
+        return _importer.page(filename, call)
 
 
 def statement(
