@@ -9,7 +9,8 @@ Every mode runs a copy of it, on copies of the packages, on ports of 127.0.0.1:
 - importer: handlers.importer in every interpreter, by PythonPath;
 - publisher: the importer, and handlers.publisher wherever the suite names mod_python.publisher.
 
-The exit status is 1 if a test fails that passes on stock, or if an interpreter was not reached.
+The exit status is 1 if a test fails that passes on stock, if a child crashes that does not on stock, or if an
+interpreter was not reached.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -63,7 +63,7 @@ class Run:
     outcomes: dict[str, str]
     interpreters: int = 0
     stock_imports: list[str] = field(default_factory=list)
-    output: str = ""
+    crashes: list[str] = field(default_factory=list)  # of children of the last and largest server
 
 
 def prepare(home: Path, source: Path) -> None:
@@ -122,11 +122,10 @@ def run_mode(source: Path, mode: Mode, mpm: str, only: list[str], keep: bool) ->
         finally:
             if process.poll() is None:
                 stop(process, home)
-        output = (base / "output").read_text(errors="replace")
         if not result.exists():
+            output = (base / "output").read_text(errors="replace")
             raise SystemExit(f"{mode.name}: the suite did not finish:\n{output[-4000:]}")
-        found: dict[str, Any] = json.loads(result.read_text())
-        return Run(found["outcomes"], found["interpreters"], found["stock imports"], output)
+        return Run(**json.loads(result.read_text()))
     finally:
         if keep:
             print(f"{mode.name}: kept in {base}")
@@ -187,6 +186,8 @@ def main() -> None:
         run = runs[mode.name]
         print(f"{mode.name}: the importer was at work in {run.interpreters} interpreters")
         problems += [f"{mode.name}: stock importer at work: {line}" for line in run.stock_imports]
+        if len(run.crashes) > len(runs["stock"].crashes):
+            problems += [f"{mode.name}: {crash}" for crash in run.crashes]
         if not run.interpreters:
             problems.append(f"{mode.name}: the importer was nowhere at work")
     for name, run in runs.items():

@@ -139,8 +139,11 @@ def main() -> None:
     finally:
         stop_httpd(options.home)
         log = options.home / "logs/error_log"
-        ours, stock = interpreters(log.read_text(errors="replace") if log.exists() else "")
-        options.result.write_text(json.dumps({"outcomes": outcomes, "interpreters": ours, "stock imports": stock}))
+        text = log.read_text(errors="replace") if log.exists() else ""
+        ours, stock = interpreters(text)
+        crashes = re.findall(r"child pid \d+ exit signal [^(,]*", text)
+        found = {"outcomes": outcomes, "interpreters": ours, "stock_imports": stock, "crashes": crashes}
+        options.result.write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
