@@ -45,11 +45,6 @@ class Importer:
     def freeze(self) -> None:
         self._frozen = True
 
-    def retire_all(self) -> None:
-        """The child ends: purge everything, the newest first. Its pools are closed after that."""
-        for info in sorted(self.loader.serving(), key=lambda info: -info.generation):
-            hooks.purge(info.module, timeout=1.0)
-
     # -- find
 
     def find(self, name: str, call: Call, caller: ModuleInfo | None, path: Sequence[str]) -> Found | None:
@@ -378,5 +373,5 @@ def install() -> None:
     if dispatch.install(_importer):
         _outside = dispatch.call_outside
         builtins.__import__ = statement
-        on_child_exit(_importer.retire_all)
+        on_child_exit(_importer.retirement.child_ends)
         log("info", f"the importer is installed in interpreter {interpreter_name()!r}")

@@ -27,6 +27,7 @@ from handlers.modules import ModuleInfo
 from mpool import describe, is_connection, is_cursor, is_pool, is_registered, log, run_later, run_soon
 
 PURGE_TIMEOUT = 5.0  # seconds for one __mp_purge__
+EXIT_TIMEOUT = 1.0  # and at the end of the child, which waits 5 s for everything
 SECOND_LOOK = 1.0  # seconds until what is still open is looked at again
 
 _Left = list[tuple[str, list[tuple[str, "weakref.ref[Any]"]]]]  # (instance, [(where and what, the object)])
@@ -98,6 +99,14 @@ class Retirement:
             if not retired.handed_over:
                 hooks.purge(retired.info.module, PURGE_TIMEOUT)
         let_go([retired.info for retired in drained], serving)
+
+    def child_ends(self) -> None:
+        """Purge what serves, and what has been retired and not drained yet; the pools are closed after that."""
+        with self._lock:
+            unpurged = [retired.info for retired in self._retired if not retired.handed_over]
+            self._retired = []
+        for info in sorted([*unpurged, *self._serving()], key=lambda info: -info.generation):
+            hooks.purge(info.module, EXIT_TIMEOUT)
 
     @property
     def pending(self) -> list[ModuleInfo]:

@@ -289,6 +289,20 @@ def test_a_purge_hook_that_hangs_does_not_keep_the_others(site: Site, monkeypatc
     assert gate.purged == ["b"]
 
 
+def test_the_end_of_the_child_purges_what_serves_and_what_has_not_drained(site: Site) -> None:
+    site.write("gate.py", "purged = []")
+    gate = site.load("gate")
+    text = "import gate\nVERSION = 1\ndef __mp_purge__(): gate.purged.append(VERSION)"
+    site.write("page.py", text)
+    with site.request() as request:
+        request.load()
+        site.write("page.py", text.replace("VERSION = 1", "VERSION = 2"))
+        site.load()
+        site.importer.retirement.child_ends()
+    site.drain()
+    assert gate.purged == [2, 1]
+
+
 def test_both_signatures_of_purge_are_called_as_they_are_written(site: Site) -> None:
     site.write("gate.py", "purged = []")
     gate = site.load("gate")
