@@ -95,13 +95,29 @@ def test_every_file_says_why(name):
     assert not [line for line in lines if len(line) > 120]
 
 
-def test_each_virtual_host_has_the_interpreter_it_names(httpd):
-    hosts = "".join(
-        f"<VirtualHost *>\nServerName {host}.test\nPythonInterpreter site_{host}\n</VirtualHost>\n" for host in "abc"
-    )
+def virtual_host(name: str, interpreter: str) -> str:
+    return f"<VirtualHost *>\nServerName {name}\nPythonInterpreter {interpreter}\n</VirtualHost>\n"
+
+
+def test_each_virtual_host_has_the_interpreter_it_names_and_sees_edits(httpd):
+    hosts = "".join(virtual_host(f"{host}.test", f"site_{host}") for host in "abc")
     server = httpd(conf=["worker.conf", "vhosts.conf"], site={"index.py": PAGE}, extra=hosts)
     for host in "abc":
         assert server.get("/", {"Host": f"{host}.test"}).text == f"interpreter site_{host}"
+    server.write("index.py", PAGE.replace("interpreter %s", "edited %s"))
+    for host in "abc":
+        wait_until(lambda name=host: server.get("/", {"Host": f"{name}.test"}).text == f"edited site_{name}", what=host)
+    assert "install has not run" not in server.log()
+
+
+def test_an_interpreter_without_its_line_is_named_in_the_log_once(httpd):
+    server = httpd(
+        conf=["worker.conf", "vhosts.conf"], site={"index.py": PAGE}, extra=virtual_host("a.test", "forgotten")
+    )
+    for _ in range(3):
+        assert server.get("/", {"Host": "a.test"}).text == "interpreter forgotten"
+    server.wait_for_log("interpreter='forgotten'.*handlers.importer::install has not run")
+    assert server.log().count("install has not run") == 1
 
 
 def test_production_frozen_sees_no_edit(httpd):
