@@ -84,6 +84,7 @@ class Registry:
         housekeeper.stop()
 
     def pools(self) -> list[ConnectionPool]:
+        """Those that there are now; none is made."""
         return [registered.pool for registered in list(self._pools.values())]
 
     def _make_locked(
@@ -130,6 +131,7 @@ registry = Registry()
 init_pool = registry.init_pool
 get_pool = registry.get_pool
 close_pools = registry.close_pools
+pools = registry.pools
 
 
 def get_connection(name: str = "default", timeout: float | None = None, req: Any = None, owner: object = None) -> Any:
