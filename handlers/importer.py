@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import operator
 import os
 import sys
 import time
@@ -18,12 +19,14 @@ from dataclasses import replace
 from types import FrameType, ModuleType
 from typing import Any
 
-from handlers import files, finder, hooks
+from handlers import files, finder
 from handlers.context import Call, Settings, current, entered
 from handlers.graph import graph
 from handlers.loader import Loader, despite
 from handlers.modules import Failure, ModuleCache, ModuleInfo, label_of
 from mpool import interpreter_name, log, on_child_exit
+
+_instance = operator.attrgetter("info")
 
 Found = tuple[ModuleCache, "os.stat_result | None"]
 
@@ -182,16 +185,15 @@ class Importer:
     @staticmethod
     def _is_fresh(info: ModuleInfo, stat: os.stat_result) -> bool:
         """Has nothing changed since *info* was loaded, neither its file nor what it was built on? One stat for each."""
-        signature_of, stat_of = files.signature, os.stat
-        if signature_of(stat) != info.signature:
+        if files.signature(stat) != info.signature:
             return False
+        caches, parts, paths, signatures = info.columns
         try:
-            for cache, part, file, signature in info.closure:
-                if cache.info is not part or signature_of(stat_of(file)) != signature:
-                    return False
+            # In C, since every request waits for it.
+            seen = tuple(map(files.signature, map(os.stat, paths)))
         except OSError:
             return False
-        return True
+        return seen == signatures and all(map(operator.is_, map(_instance, caches), parts))
 
     @staticmethod
     def _try_again(failure: Failure, settings: Settings) -> bool:

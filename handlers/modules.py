@@ -50,6 +50,7 @@ class ModuleInfo:
         self.instance = self.generation = 0  # 0: it does not serve yet
         self.kept: dict[str, Any] = {}  # what the publisher has found out of this instance's names, by path
         self._pins: dict[str, ModuleInfo] | None = None
+        self._columns: tuple[tuple[Any, ...], ...] | None = None
         self._closure: tuple[tuple[ModuleCache, ModuleInfo, str, Signature | None], ...] | None = None
 
     def discard(self) -> None:
@@ -89,6 +90,16 @@ class ModuleInfo:
         if self.generation:
             self._closure = closure
         return closure
+
+    @property
+    def columns(self) -> tuple[tuple[Any, ...], ...]:
+        """The closure by columns: caches, instances, files, signatures."""
+        if self._columns is None:
+            columns = tuple(zip(*self.closure, strict=True)) or ((), (), (), ())
+            if not self.generation:
+                return columns
+            self._columns = columns
+        return self._columns
 
     @property
     def pins(self) -> dict[str, ModuleInfo]:
