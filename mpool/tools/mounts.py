@@ -17,8 +17,8 @@ CLONE_NEWNS = 0x00020000  # linux/sched.h; os.unshare is new in Python 3.12
 CANDIDATES = (Path("/run"), Path("/dev/shm"))
 
 
-def bind_within_reach(name: str, directories: dict[str, Path]) -> dict[str, Path]:
-    """Show each of *directories* in one that all accounts can enter, called *name*; the new paths by key.
+def bind_within_reach(directories: dict[str, Path]) -> dict[str, Path]:
+    """Show each of *directories* in one that all accounts can enter; the new paths by key.
 
     A clone under /root is closed to www-data, and opening /root is not ours to do. The mounts are seen by us and by
     what we start from now on, by no other process, and vanish with us; what is changed through either path is changed
@@ -26,7 +26,7 @@ def bind_within_reach(name: str, directories: dict[str, Path]) -> dict[str, Path
     thread is started.
     """
     try:
-        return _bind(name, directories)
+        return _bind(directories)
     except OSError as error:
         paths = ", ".join(str(path) for path in directories.values())
         raise ToolError(
@@ -35,12 +35,12 @@ def bind_within_reach(name: str, directories: dict[str, Path]) -> dict[str, Path
         ) from None
 
 
-def _bind(name: str, directories: dict[str, Path]) -> dict[str, Path]:
+def _bind(directories: dict[str, Path]) -> dict[str, Path]:
     if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    base = _private_parent() / "mpool" / name
-    base.mkdir(mode=0o755, parents=True, exist_ok=True)
-    # A file system of its own: nothing is left in the real directory.
+    # The same for every site: each command has this name for itself, and one empty directory is all that it leaves.
+    base = _private_parent() / "mpool"
+    base.mkdir(mode=0o755, exist_ok=True)
     _mount("-t", "tmpfs", "-o", "mode=755,size=64k", "mpool", str(base))
     shown = {}
     for key, source in directories.items():

@@ -69,7 +69,7 @@ class Places:
             everybody = (accounts.client, accounts.owner)
             closed = {n: p for n, p in paths.items() if not all(may(user, "x", p.parent) for user in everybody)}
             if closed:
-                shown = bind_within_reach(site_id(site), closed)
+                shown = bind_within_reach(closed)
                 moved = {str(shown[name]): str(given) for name, given in closed.items()}
                 paths |= shown
         if not may(accounts.client_if_dropping, "rx", paths["site"]):

@@ -296,7 +296,8 @@ def test_a_site_behind_a_closed_directory_is_served_and_its_edits_are_seen(serve
     (closed / "site" / "other.py").write_text("def index(req):\n    return 'new page'\n")
     wait_until(lambda: one.get("/other").text == "new page", what="the new page is served")
     # The mounts are the command's own, and what it says has the names that people know.
-    assert "/mpool/site-" not in Path("/proc/self/mountinfo").read_text()
+    assert "/mpool/site" not in Path("/proc/self/mountinfo").read_text()
+    assert not any(Path(parent, "mpool", "site").exists() for parent in ("/run", "/dev/shm"))
     (closed / "site" / "broken.py").write_text("def index(req):\n    raise ValueError('in a page')\n")
     assert one.get("/broken").status == 500
     wait_until(lambda: f'File "{closed}/site/broken.py"' in one.stderr, what="the traceback names the file")
