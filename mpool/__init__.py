@@ -23,7 +23,16 @@ from mpool.housekeeper import housekeeper
 from mpool.null import NullConnectionPool
 from mpool.pool import ConnectionPool
 from mpool.recognise import describe, is_connection, is_cursor, is_pool
-from mpool.registry import close_pools, connection, get_connection, get_pool, init_pool, is_registered, release
+from mpool.registry import (
+    close_pools,
+    connection,
+    get_connection,
+    get_pool,
+    init_pool,
+    is_registered,
+    pools,
+    release,
+)
 
 
 def run_later(delay: float, callback: Callable[[], object]) -> None:
@@ -63,6 +72,7 @@ __all__ = [
     "is_registered",
     "log",
     "on_child_exit",
+    "pools",
     "release",
     "run_later",
     "run_soon",
