@@ -1,0 +1,25 @@
+"""A thousand reloads of a tree of 20 modules: memory, descriptors, threads and backends level off."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from servers.endurance import Endurance, Figures
+
+RELOADS = int(os.environ.get("RELOADS", "1000"))
+
+
+@pytest.mark.bench
+def test_a_thousand_reloads_level_off(httpd, postgres) -> None:
+    endurance = Endurance(httpd, postgres)
+    rows: list[Figures] = []
+    print()
+    for _ in range(10):
+        endurance.reload(RELOADS // 10)
+        rows.append(endurance.settle())
+        print(rows[-1], flush=True)
+    early, late = rows[2], rows[-1]
+    assert late.threads <= early.threads + 1 and late.descriptors <= early.descriptors + 2
+    # What each reload would leave behind, in KiB: a page of memory here or there is the allocator's.
+    assert (late.rss - early.rss) / (late.reloads - early.reloads) < 8
