@@ -40,8 +40,9 @@ def values(name: str) -> dict[str, str]:
 
 
 def complaints(log: str) -> list[str]:
-    """Lines of an error log that say that something is wrong."""
-    return re.findall(r"^.*:(?:emerg|alert|crit|error|warn)\].*$", log, re.MULTILINE)
+    """Lines of an error log that say that something is wrong; not that a server of one process is busy."""
+    found = re.findall(r"^.*:(?:emerg|alert|crit|error|warn)\].*$", log, re.MULTILINE)
+    return [line for line in found if "server reached MaxRequestWorkers" not in line]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -50,7 +51,8 @@ def test_each_file_boots_alone_and_serves_a_page(httpd, name):
     chosen = ["PythonInterpreter", "main_interpreter"] in directives(name)
     # Left to itself, mod_python takes an interpreter of the server's name.
     assert server.get("/").text == f"interpreter {'main_interpreter' if chosen else 'localhost'}"
-    assert complaints(server.log()) == []
+    # Where nothing switches the importer on, that is said, and nothing else is.
+    assert [line for line in complaints(server.log()) if chosen or "install has not run" not in line] == []
 
 
 @pytest.mark.parametrize("mpm", MPMS)
