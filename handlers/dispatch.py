@@ -132,19 +132,45 @@ def _server_settings(server: Any) -> Settings:
     return settings(server.get_config(), server.get_options())
 
 
-def call_outside(caller: FrameType | None, req: Any = None) -> tuple[Call, list[str]]:
-    """The context of an import that none of our dispatches is responsible for, and where its bare names are searched.
-
-    An interpreter in which ``install`` runs by a PythonPath expression is in the middle of mod_python's own dispatch
-    of its first request then: request and directory are taken from there.
-    """
-    hlist = None
-    if req is None and caller is not None and caller.f_globals is vars(apache):
-        req, hlist = caller.f_locals.get("req"), caller.f_locals.get("hlist")
+def call_outside(req: Any) -> Call:
+    """The context of an import that none of our dispatches is responsible for."""
     if req is None:
-        return Call(settings=_server_settings(apache.main_server)), []
-    directory = _directory(hlist) if hlist is not None else None
-    return _call(req, req.get_config(), directory), [directory] if directory else []
+        return Call(settings=_server_settings(apache.main_server))
+    return _call(req, req.get_config(), None)
+
+
+class _Again:
+    """Stands for a handler's module, and for the handler in it: mod_python's dispatch calls ours instead."""
+
+    def __init__(self, dispatch: Callable[[Any], Any], handler: str) -> None:
+        self._dispatch = dispatch
+        vars(self)[handler] = self  # where mod_python looks
+
+    def __getattr__(self, name: str) -> _Again:
+        return self  # the parts of a dotted name
+
+    def __call__(self, argument: Any) -> Any:
+        result = self._dispatch(argument)
+        if self._dispatch.__name__ == "handler_dispatch":
+            # Ours has gone through the handlers; theirs would go beyond the last, which ends the process.
+            raise _Answered(result)
+        return result
+
+
+class _Answered(Exception):
+    """Takes the result of a whole phase through mod_python's loop over the handlers, to our ReportError."""
+
+
+def begin_again(caller: FrameType) -> _Again | None:
+    """The handler for a dispatch of mod_python's own that was under way when ``install`` ran; None for other callers.
+
+    An interpreter that installs by a PythonPath expression is in the middle of its first dispatch then, and a
+    connection that is leased there is to go back at its end, not with the request.
+    """
+    name = caller.f_code.co_name
+    if caller.f_globals is not vars(apache) or name not in ("HandlerDispatch", "FilterDispatch", "ConnectionDispatch"):
+        return None
+    return _Again(getattr(caller.f_locals["self"], name), caller.f_locals["obj_str"])
 
 
 def _directory(hlist: Any) -> str | None:
@@ -400,6 +426,8 @@ def _report_error(original: Callable[..., Any]) -> Callable[..., Any]:
         callback: Any, kind: Any, error: BaseException, trace: Any, req: Any = None, debug: bool = False, **context: Any
     ) -> int:
         """To the log as mod_python does it; the page for the browser is ours."""
+        if isinstance(error, _Answered):
+            return int(error.args[0])
         result = original(callback, kind, error, trace, req=req, debug=0, **context)
         is_write_error = isinstance(error, OSError) and str(error).startswith("Write")  # there is no client any more
         if not debug or req is None or is_write_error:

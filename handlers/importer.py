@@ -235,12 +235,17 @@ _importer = Importer()
 _plain_import = builtins.__import__
 
 
-def _outside(caller: FrameType | None, req: Any) -> tuple[Call, list[str]]:
+def _outside(req: Any) -> Call:
     """For an import that no dispatch of ours is responsible for: a thread's, a cleanup's. ``install`` replaces it.
 
     What it imports is remembered for this one import only. (reload contract, items 25 and 43)
     """
-    return Call(), []
+    return Call()
+
+
+def _begin_again(caller: FrameType) -> Any:
+    """What a dispatch of mod_python's own is to take for the module; None for any other *caller*. Replaced likewise."""
+    return None
 
 
 def the_importer() -> Importer:
@@ -264,8 +269,10 @@ def import_module(
     info = caller.f_globals.get("__mp_info__")
     call = current()
     if call is None:
-        call, default_path = _outside(caller, None)
-        path = path or default_path
+        again: ModuleType | None = _begin_again(caller)
+        if again is not None:
+            return again
+        call = _outside(None)
     if info.__class__ is not ModuleInfo:
         info = call.loads[-1].info if call.loads else None
     if log is not None:
@@ -286,7 +293,7 @@ def page_module(req: Any, filename: str) -> ModuleType:
     call = current()
     if call is not None and call.req is req:
         return _importer.page(filename, call)
-    call, _ = _outside(None, req)
+    call = _outside(req)
     with entered(call):
         return _importer.page(filename, call)
 
@@ -315,7 +322,7 @@ def statement(
 def _beside(name: str, info: ModuleInfo) -> ModuleType | None:
     call = current()
     if call is None:
-        call, _ = _outside(None, None)
+        call = _outside(None)
     key = (info.directory, name)
     if key in call.imports.outside and not info.executing:
         return None
@@ -369,11 +376,12 @@ def install() -> None:
 
     ``PythonImport handlers.importer::install NAME``, as the last line but the one that imports psycopg2.
     """
-    global _outside
+    global _outside, _begin_again
     from handlers import dispatch
 
     if dispatch.install(_importer):
         _outside = dispatch.call_outside
+        _begin_again = dispatch.begin_again
         builtins.__import__ = statement
         on_child_exit(_importer.retirement.child_ends)
         log("info", f"the importer is installed in interpreter {interpreter_name()!r}")

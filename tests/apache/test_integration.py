@@ -7,7 +7,7 @@ import socket
 import threading
 
 import pytest
-from servers.base import free_port
+from servers.base import free_port, wait_until
 
 PHASES = """
 from mod_python import apache
@@ -50,7 +50,9 @@ def test_all_phases_of_a_request_see_one_instance_and_the_next_request_the_new_o
     assert server.get("/x").text == "version 1"
     server.edit("all.py", PHASES.replace("version 1", "version 2"))
     assert server.get("/x").text == "version 2"
-    shown = eval(server.get("/show.py").text)
+    # The log phase comes after the answer: another thread may still be about to run it.
+    logged = wait_until(lambda: re.search(r"'PythonLogHandler', \d+, 2\)", server.get("/show.py").text))
+    shown = eval(logged.string)
     instances = {}
     for phase, _, instance in shown:
         instances.setdefault(instance, []).append(phase)

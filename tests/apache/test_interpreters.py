@@ -62,3 +62,73 @@ def test_children_with_an_interpreter_per_directory_end_without_a_crash(httpd) -
     server.stop()
     assert "exit signal" not in server.log()
     assert "named by a directory" in server.log()
+
+
+FIRST = """
+from mod_python import apache
+
+def write(text, result):
+    def handler(req):
+        req.content_type = "text/plain"
+        req.write(text)
+        return result
+    return handler
+
+class steps:
+    def __init__(self, req): pass
+    def one(self, req): return write("one ", apache.OK)(req)
+
+two = write("two ", apache.OK)
+last = write("last ", apache.DONE)
+never = write("never ", apache.OK)
+
+def leave(req):
+    raise apache.SERVER_RETURN(apache.HTTP_FORBIDDEN)
+
+def fail(req):
+    raise RuntimeError("on purpose")
+
+def upper(fltr):
+    text = fltr.read()
+    while text:
+        fltr.write(text.upper())
+        text = fltr.read()
+    if text is None:
+        fltr.close()
+"""
+
+SITES = {
+    "steps.test": "PythonHandler first::steps.one\nPythonHandler first::two",
+    "done.test": "PythonHandler first::last\nPythonHandler first::never",
+    "leave.test": "PythonHandler first::leave",
+    "fail.test": "PythonHandler first::fail",
+    "filter.test": "SetHandler default-handler\nPythonOutputFilter first::upper UPPER\nSetOutputFilter UPPER",
+    "publisher.test": "PythonHandler handlers.publisher",
+}
+
+
+def test_the_first_request_of_an_interpreter_is_already_served_by_our_dispatch(httpd) -> None:
+    server = httpd(
+        conf=[],
+        mpm="worker",
+        site={"first.py": FIRST, "page.txt": "text", "page.py": "def index(): return 'published'\n"},
+        handler=None,
+        before=EVERYWHERE,
+        extra="\n".join(
+            f'<VirtualHost *>\nServerName {name}\nDocumentRoot @SITE@\n<Directory "@SITE@">\nSetHandler mod_python\n'
+            f"{lines}\n</Directory>\n</VirtualHost>"
+            for name, lines in SITES.items()
+        ),
+    )
+    assert server.get("/x", {"Host": "steps.test"}).text == "one two "
+    assert server.get("/x", {"Host": "done.test"}).text == "last "
+    assert server.get("/x", {"Host": "leave.test"}).status == 403
+    assert server.get("/x", {"Host": "fail.test"}).status == 500
+    assert server.get("/page.txt", {"Host": "filter.test"}).text == "TEXT"
+    assert server.get("/page.py", {"Host": "publisher.test"}).text == "published"
+    log = server.log()
+    assert log.count("RuntimeError: on purpose") == 1
+    assert "has not run" not in log
+    # The second request, as the first.
+    assert server.get("/x", {"Host": "steps.test"}).text == "one two "
+    assert server.get("/x", {"Host": "done.test"}).text == "last "

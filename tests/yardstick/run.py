@@ -90,6 +90,7 @@ def write_httpd(path: Path, packages: Path, mpm: str, mode: Mode) -> None:
         before.append("PythonImport psycopg2 main_interpreter")
         before.append("PythonPath \"__import__('handlers.importer').importer.python_path(sys.path)\"")
     environment = {"PATH": CLEAN_PATH, "LANG": "C.UTF-8", "PYTHONPATH": str(packages), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment["TMPDIR"] = str(path.parent)  # its handlers leave files there
     words = ["env", "-i", *(f"{name}={value}" for name, value in environment.items()), HTTPD]
     for directive in before:
         words += ["-C", directive]
