@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from types import CodeType
 
 from handlers import files, hooks
@@ -59,6 +60,8 @@ class Loader:
         if load.error is not None:
             if parent is not None:
                 parent.watched.update(load.watched)
+            if isinstance(load.error, files.Unfinished) and cache.info is None:
+                return self._now(cache, call, path)  # removed and written anew: a first load, which waits
             return despite(cache, load.error, call)
         return load.info
 
@@ -164,7 +167,9 @@ class Loader:
         for cache in removed:
             info = cache.info
             # Where a load is under way the file was there a moment ago: whoever carries that out looks here again.
-            if info is not None and id(info) not in used and self.loads.unless_under_way(cache, cache.forget):
+            if info is None or id(info) in used:
+                continue
+            if self.loads.unless_under_way(cache, partial(cache.forget, info)):
                 log("warning", f"Module file {cache.file!r} has been removed, the module is retired")
                 self.retirement.retire(info, handed_over=False)
 

@@ -141,13 +141,10 @@ class Loads:
             self._settle(loads, State.FAILED, abandon)
             self._changed.notify_all()
 
-    def unless_under_way(self, key: Hashable, act: Callable[[], None]) -> bool:
-        """Call *act* under the lock where no load of *key* is under way: was it called?"""
+    def unless_under_way(self, key: Hashable, act: Callable[[], bool]) -> bool:
+        """Call *act* under the lock where no load of *key* is under way: was it called, and did it answer True?"""
         with self._changed:
-            if key in self._loads:
-                return False
-            act()
-            return True
+            return key not in self._loads and act()
 
     def _settle(self, loads: Iterable[Load], state: State, callback: Callable[[Load], None]) -> None:
         for load in loads:

@@ -192,11 +192,14 @@ class ModuleCache:
         self.atime = self.ctime = 0.0  # last import and last load, seconds since the epoch
         self.direct = self.indirect = 0  # imports by requests, and by other modules
 
-    def forget(self) -> None:
-        """Its file is gone, and its module is retired."""
+    def forget(self, info: ModuleInfo) -> bool:
+        """Its file is gone and *info* is to be retired: False where another thread has done so, or the file is back."""
+        if self.info is not info or not self.removed:
+            return False
         self.info = self.failure = None
         self.removed = False
         sys.modules.pop(self.label, None)
+        return True
 
     @property
     def module(self) -> ModuleType | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import os
 import random
+import sys
 import threading
 import time
 from collections import Counter
@@ -337,3 +338,94 @@ def test_threads_that_end_loads_at_the_same_time_retire_each_old_instance_once(s
         run_threads([visit(name) for name in names])
         site.drain()
     assert Counter(journal.purges) == Counter((name, version) for name in names for version in range(29))
+
+
+CHAOS = """
+execution = JOURNAL.execution()
+purged = []
+{imports}
+def __mp_purge__():
+    purged.append(1)
+    JOURNAL.purges.append(execution)
+{clone}
+{breaks}
+complete = True
+"""
+
+
+class Chaos:
+    """Edits, breakages and removals at random under requests; nothing is used after its purge, nothing purged twice."""
+
+    names = tuple(f"chaos_{letter}" for letter in "abcde")
+
+    def __init__(self, site: Site, journal: Journal, seed: int) -> None:
+        self.site = site
+        self.rng = random.Random(seed)
+        self.ended = threading.Event()
+        self.outcomes: Counter[str] = Counter()
+        self.executions = iter(range(10**9))
+        journal.execution = self.executions.__next__  # type: ignore[attr-defined]
+
+    def source(self) -> str:
+        rng = self.rng
+        return CHAOS.format(
+            imports="\n".join(f"import {name}" for name in rng.sample(self.names, rng.choice([0, 0, 1, 2]))),
+            clone=rng.choice(["", "", "def __mp_clone__(module): pass", "def __mp_clone__(module): 1 / 0"]),
+            breaks=rng.choice(["", "", "", "", "1 / 0", "x = ("]),
+        )
+
+    def edit(self) -> None:
+        try:
+            for _ in range(400):
+                path = self.site.root / f"{self.rng.choice(self.names)}.py"
+                if self.rng.random() < 0.15:
+                    path.unlink(missing_ok=True)
+                else:
+                    save(path, self.source())
+                self.ended.wait(0.005)
+        finally:
+            self.ended.set()
+
+    def visit(self, seed: int) -> Callable[[], None]:
+        def run() -> None:
+            rng = random.Random(seed)
+            while not self.ended.is_set():
+                with self.site.request(keep_last_good=rng.random() < 0.9) as request:
+                    held = [self.load(request, rng.choice(self.names)) for _ in range(2)]
+                    for module in filter(None, held):
+                        for part in (module.__mp_info__, *(part for _, part, _, _ in module.__mp_info__.closure)):
+                            assert part.module.complete, "half built"
+                            assert not part.module.purged, "purged while it is used"
+
+        return run
+
+    def load(self, request: Any, name: str) -> ModuleType | None:
+        try:
+            module: ModuleType = request.load(name)
+        except (ImportError, FileNotFoundError, ZeroDivisionError, SyntaxError) as error:
+            self.outcomes[type(error).__name__] += 1
+            return None
+        self.outcomes["loaded"] += 1
+        return module
+
+    def housekeep(self) -> None:
+        while not self.ended.is_set():
+            self.site.drain()
+            self.ended.wait(0.002)
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("FUZZ_STEPS", "0")) // 10_000 + 2))
+def test_nothing_is_used_after_its_purge_whatever_happens_to_the_files(site: Site, journal: Journal, seed: int) -> None:
+    chaos = Chaos(site, journal, seed)
+    run_threads([chaos.edit, chaos.housekeep, *[chaos.visit(100 * seed + number) for number in range(6)]])
+    site.drain()
+    assert chaos.outcomes["loaded"] > 100, chaos.outcomes
+    assert max(Counter(journal.purges).values()) == 1, "purged twice"
+    assert not site.importer.retirement.pending or all(
+        any(part is info for other in site.importer.loader.serving() for _, part, _, _ in other.closure)
+        for info in site.importer.retirement.pending
+    )
+    for info in site.importer.loader.serving():
+        assert sys.modules[info.label] is info.module
+        assert info.module.execution not in journal.purges
+    assert not site.importer.loader.loads._loads and not site.importer.loader.loads._waiting

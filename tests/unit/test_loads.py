@@ -300,9 +300,15 @@ def test_a_load_that_is_not_due_any_more_is_not_begun(loads: Loads) -> None:
 def test_nothing_is_done_to_a_module_whose_load_is_under_way(actors: list[Actor], loads: Loads) -> None:
     one, *_ = actors
     done: list[str] = []
-    assert loads.unless_under_way("a", lambda: done.append("before"))
+
+    def do(what: str) -> bool:
+        done.append(what)
+        return what != "refused"
+
+    assert loads.unless_under_way("a", lambda: do("before"))
     one.imports("a")
-    assert not loads.unless_under_way("a", lambda: done.append("while"))
+    assert not loads.unless_under_way("a", lambda: do("while"))
     one.executes()
-    assert loads.unless_under_way("a", lambda: done.append("after"))
-    assert done == ["before", "after"]
+    assert loads.unless_under_way("a", lambda: do("after"))
+    assert not loads.unless_under_way("a", lambda: do("refused"))
+    assert done == ["before", "after", "refused"]
