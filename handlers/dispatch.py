@@ -184,7 +184,11 @@ _normpath = functools.lru_cache(maxsize=256)(os.path.normpath)
 
 
 def _module(name: str, call: Call, directory: str | None) -> Any:
-    """The module of a handler: a bare name is looked for in *directory*, then by the rules of all imports."""
+    """The module of a handler: a bare name is looked for in *directory*, then by the rules of all imports.
+
+    Where it was configured for no directory, that is the document root. (items 12 and 45)
+    """
+    directory = directory or call.handler_root
     if name.startswith(("./", "../")) and directory:
         name = os.path.normpath(os.path.join(directory, name))
     path = [directory] if directory else []

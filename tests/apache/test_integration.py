@@ -357,6 +357,25 @@ def test_the_log_has_the_importers_lines_where_debug_is_on(httpd) -> None:
         server.wait_for_log(rf"mod_python \(pid=\d+, interpreter='main_interpreter'\): {word} module '.*/page\.py'")
 
 
+def test_handlers_and_filters_of_no_directory_are_found_in_the_document_root(httpd) -> None:
+    page = (
+        "from mod_python import apache\n"
+        "def handler(req):\n    req.content_type = 'text/plain'\n"
+        "    req.write('root ' + apache.get_handler_root())\n    return apache.OK\n"
+    )
+    flt = (
+        "def outputfilter(filter):\n    text = filter.read()\n    while text:\n"
+        "        filter.write(text.upper())\n        text = filter.read()\n"
+        "    if text is None:\n        filter.close()\n"
+    )
+    server = httpd(
+        site={"page.py": page, "flt.py": flt},
+        handler="nobody",
+        extra="PythonOutputFilter flt UPPER\n<Location /here>\nSetHandler mod_python\nPythonHandler page\nSetOutputFilter UPPER\n</Location>\n",
+    )
+    assert server.get("/here/x").text == f"root {server.site}".upper(), server.log()
+
+
 @pytest.mark.parametrize("page", ["def index(req): return 'x'", "from handlers.base import Handler\nclass P(Handler):\n"
                                   "    def get(self, req): return 'x'\nhandler = P.handler"])  # fmt: skip
 def test_our_code_says_once_that_it_runs_without_the_importer(httpd, page: str) -> None:
