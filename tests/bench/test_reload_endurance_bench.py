@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 
 import pytest
@@ -12,6 +13,7 @@ RELOADS = int(os.environ.get("RELOADS", "1000"))
 
 @pytest.mark.bench
 def test_a_thousand_reloads_level_off(httpd, postgres) -> None:
+    faulthandler.cancel_dump_traceback_later()  # it takes some minutes, and every wait in it has its deadline
     endurance = Endurance(httpd, postgres)
     rows: list[Figures] = []
     print()
@@ -21,5 +23,5 @@ def test_a_thousand_reloads_level_off(httpd, postgres) -> None:
         print(rows[-1], flush=True)
     early, late = rows[2], rows[-1]
     assert late.threads <= early.threads + 1 and late.descriptors <= early.descriptors + 2
-    # What each reload would leave behind, in KiB: a page of memory here or there is the allocator's.
-    assert (late.rss - early.rss) / (late.reloads - early.reloads) < 8
+    # In KiB: some MiB are the allocator's; what each reload would leave behind is more than 2.
+    assert late.rss - early.rss < 4000 + 2 * (late.reloads - early.reloads)

@@ -127,16 +127,20 @@ class Endurance:
             assert self._get("/part_0") == str(self.done)
 
     def settle(self) -> Figures:
-        """The figures, once the housekeeper has let go of the last old instances (or after a while, if it does not)."""
+        """The figures, once the housekeeper has let go of the last old instances."""
         kinds = [number % len(_KINDS) for number in range(MODULES)]
         due = (sum(kind in (0, 1, 2) for kind in kinds), MODULES + 1)
-        figures = self.look()
-        deadline = time.monotonic() + 30
-        while (figures.backends, figures.instances) != due and time.monotonic() < deadline:
-            wait_until(lambda: True)
-            figures = self.look()
-        assert (figures.backends, figures.instances) == due, f"{figures}\n{self.server.log()[-4000:]}"
-        return figures
+        seen: list[Figures] = []
+
+        def is_due() -> bool:
+            seen.append(self.look())
+            return (seen[-1].backends, seen[-1].instances) == due
+
+        try:
+            wait_until(is_due, what=f"{due[0]} backends and {due[1]} module instances")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{seen[-1]}") from None
+        return seen[-1]
 
     def look(self) -> Figures:
         (child,) = self.server.children()
