@@ -115,7 +115,8 @@ class Loader:
         if hook is None:
             return
         trace(call, f"Cloning module {old.file!r}")
-        load.handed_over = hooks.clone(hook, old.module, load.info.module)
+        load.handed_to = load.info.module
+        load.handed_over = hooks.clone(hook, old.module, load.handed_to)
         if not load.handed_over:
             load.info.discard()  # what the hook had put there is thrown away
 
@@ -179,8 +180,8 @@ class Loader:
         """Put everything back: the old instances go on serving, and are told so."""
         failing = self.loads.failing(load, error)
         for each in failing:
-            if each.old is not None and each.handed_over is not None:
-                hooks.roll_back(each.old.module, each.info.module)
+            if each.old is not None and each.handed_to is not None:
+                hooks.roll_back(each.old.module, each.handed_to)
         self.loads.failed(failing, self._abandon)
         if isinstance(error, files.Unfinished):
             return

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Iterable
 from enum import Enum
+from types import ModuleType
 
 from handlers.files import Signature
 from handlers.modules import ModuleInfo
@@ -36,6 +37,7 @@ class Load:
         self.took: set[Load] = set()  # loads that were not settled when their module was given to this one
         self.old: ModuleInfo | None = None
         self.handed_over: bool | None = None  # None: there was no clone hook to call
+        self.handed_to: ModuleType | None = None  # what the hook was given
         self.reported = False  # as part of an import cycle
         self.watched: dict[str, Signature | None] = {}  # what it has read or looked for; None: was not there
 

@@ -1,6 +1,5 @@
 """What the state machine of the importer has found in trees with broken or removed members, each as small as can be."""
 
-# ruff: noqa: F811
 from __future__ import annotations
 
 import gc
@@ -105,3 +104,16 @@ def test_a_failure_that_is_kept_holds_neither_the_request_nor_the_failed_namespa
     assert [reference() for reference in made] == [None]
     text = "".join(traceback.format_exception(failure.error))
     assert f'"{site.root}/page.py", line 6, in <module>\n    f()' in text and "line 5, in f" in text
+
+
+def test_rollback_is_given_what_a_clone_that_failed_half_way_has_moved(site: Site) -> None:
+    site.write(
+        "page.py",
+        "pool = ['it']\n"
+        "def __mp_clone__(module):\n    module.pool = globals().pop('pool')\n    raise OSError\n"
+        "def __mp_rollback__(module): globals()['pool'] = module.pool\n",
+    )
+    old = site.load()
+    site.write("page.py", "1 / 0")
+    assert site.load() is old
+    assert old.pool == ["it"]
