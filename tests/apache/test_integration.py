@@ -371,7 +371,8 @@ def test_handlers_and_filters_of_no_directory_are_found_in_the_document_root(htt
     server = httpd(
         site={"page.py": page, "flt.py": flt},
         handler="nobody",
-        extra="PythonOutputFilter flt UPPER\n<Location /here>\nSetHandler mod_python\nPythonHandler page\nSetOutputFilter UPPER\n</Location>\n",
+        extra="PythonOutputFilter flt UPPER\n<Location /here>\n"
+        "SetHandler mod_python\nPythonHandler page\nSetOutputFilter UPPER\n</Location>\n",
     )
     assert server.get("/here/x").text == f"root {server.site}".upper(), server.log()
 
