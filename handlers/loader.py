@@ -27,7 +27,7 @@ class Loader:
 
     def __init__(self, caches: dict[str, ModuleCache]) -> None:
         self.loads = Loads()
-        self.retirement = Retirement(self.serving)
+        self.retirement = Retirement(self._in_use)
         self._caches = caches  # by file
         self._committed: list[Load] = []  # swapped, and what they replaced not yet retired
         self._generation = 0
@@ -35,6 +35,10 @@ class Loader:
 
     def serving(self) -> list[ModuleInfo]:
         return [cache.info for cache in list(self._caches.values()) if cache.info is not None]
+
+    def _in_use(self) -> list[ModuleInfo]:
+        # What is being loaded outside of any request may have been built on an instance that is replaced meanwhile.
+        return [*self.loads.under_way(), *self.serving()]
 
     def load(
         self, cache: ModuleCache, seen: tuple[ModuleInfo | None, Failure | None], call: Call, path: Sequence[str]

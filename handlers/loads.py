@@ -143,6 +143,11 @@ class Loads:
             self._settle(loads, State.FAILED, abandon)
             self._changed.notify_all()
 
+    def under_way(self) -> list[ModuleInfo]:
+        """The instances whose loads are not settled."""
+        with self._changed:
+            return [load.info for load in self._loads.values()]
+
     def unless_under_way(self, key: Hashable, act: Callable[[], bool]) -> bool:
         """Call *act* under the lock where no load of *key* is under way: was it called, and did it answer True?"""
         with self._changed:

@@ -122,7 +122,7 @@ def let_go(infos: list[ModuleInfo], serving: Iterable[ModuleInfo] = ()) -> None:
     """
     if not infos:
         return
-    carried = {id(value) for info in serving for value in vars(info.module).values()}
+    carried = {id(value) for info in serving for value in list(vars(info.module).values())}
     left: _Left = []
     for info in infos:
         found = [

@@ -320,6 +320,33 @@ def test_a_file_that_is_removed_while_it_is_loaded_is_retired_and_purged_once(si
     assert site.load().version == 3
 
 
+def test_what_a_load_outside_of_any_request_was_built_on_is_not_purged_meanwhile(site: Site, journal: Journal) -> None:
+    site.write("gate.py", "import threading\nreached = threading.Event()\ngo = threading.Event()")
+    gate = site.load("gate")
+    site.write("util.py", "version = 1\ndef __mp_purge__(): JOURNAL.purges.append(1)")
+    site.write("page.py", "import gate, util\ngate.reached.set()\ngate.go.wait(60)")
+
+    def outside() -> None:
+        site.request().load("page")  # never begun: as in a thread of the site's own
+
+    def edit() -> None:
+        try:
+            assert gate.reached.wait(PATIENCE)
+            site.write("util.py", "version = 22")
+            assert site.load("util").version == 22
+            site.drain()
+            assert journal.purges == []
+        finally:
+            gate.go.set()
+
+    run_threads([outside, edit])
+    site.drain()
+    assert journal.purges == []
+    assert site.load("page").util.version == 22
+    site.drain()
+    assert journal.purges == [1]
+
+
 def test_threads_that_end_loads_at_the_same_time_retire_each_old_instance_once(site: Site, journal: Journal) -> None:
     names = [f"page_{number}" for number in range(8)]
     source = "version = {name!r}, {version}\nJOURNAL.meet({name!r})\ndef __mp_purge__(): JOURNAL.purges.append(version)"
@@ -429,3 +456,35 @@ def test_nothing_is_used_after_its_purge_whatever_happens_to_the_files(site: Sit
         assert sys.modules[info.label] is info.module
         assert info.module.execution not in journal.purges
     assert not site.importer.loader.loads._loads and not site.importer.loader.loads._waiting
+
+
+def test_a_serving_module_may_bind_new_names_while_another_is_let_go(site: Site) -> None:
+    site.write("busy.py", "globals().update({f'name_{number}': number for number in range(50_000)})")
+    busy = site.load("busy")
+    ended = threading.Event()
+
+    def bind() -> None:
+        number = 0
+        while not ended.is_set():
+            number += 1
+            setattr(busy, f"other_{number % 1000}", number)
+            if number % 1000 == 0:
+                for name in [name for name in vars(busy) if name.startswith("other_")]:
+                    delattr(busy, name)
+
+    def reload() -> None:
+        try:
+            for version in range(20):
+                site.write("page.py", f"version = {version}")
+                site.load()
+                site.drain()
+        finally:
+            ended.set()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        run_threads([bind, reload])
+    finally:
+        sys.setswitchinterval(interval)
+    assert not site.importer.retirement.pending
