@@ -52,6 +52,10 @@ class Importer:
 
     def find(self, name: str, call: Call, caller: ModuleInfo | None, path: Sequence[str]) -> Found | None:
         """The cache of the managed module *name*, and the stat that was made to find it; None: a standard import."""
+        if path and (path[0], name) in self._places:  # a handler, found where it was the last time
+            found = self._at(self._places[path[0], name], call)
+            if found is not None:
+                return found
         if finder.is_explicit(name):
             file = finder.resolve(name, call, caller)
             if file is None:
@@ -62,10 +66,6 @@ class Importer:
             return found
         if not finder.is_managed(name):
             return None
-        if path and (path[0], name) in self._places:  # a handler, found where it was the last time
-            found = self._at(self._places[path[0], name], call)
-            if found is not None:
-                return found
         for directory in finder.directories(call, caller, path):
             place = self._places.get((directory, name))
             found = self._at(place or os.path.normpath(os.path.join(directory, name + ".py")), call)
@@ -161,7 +161,7 @@ class Importer:
         """
         info, failure = cache.info, cache.failure
         if info is not None:
-            if stat is None or not self._is_due(cache, call):
+            if stat is None:  # nobody had to look
                 return info, info.pins
             if self._is_fresh(info, stat):
                 cache.checked = time.monotonic()
