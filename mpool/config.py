@@ -81,7 +81,20 @@ def parse_conninfo(conninfo: str) -> dict[str, str]:
     except psycopg2.Error:
         # libpq quotes the text around the fault, and that may be the password.
         raise ValueError("conninfo is neither 'key=value ...' nor a postgresql:// URI (it is not shown here)") from None
+    # A password with one of these taken literally is cut in two, and the error on its other half names that as a host
+    # or a port.
+    if _is_cut_uri(conninfo) or not all(port.strip().isdecimal() for port in parts.get("port", "").split(",") if port):
+        raise ValueError("conninfo has no proper host and port (it is not shown here); in the password of a URI "
+                         "'@' has to be written %40, '/' %2F, '%' %25")  # fmt: skip
     return parts
+
+
+def _is_cut_uri(conninfo: str) -> bool:
+    scheme, separator, rest = conninfo.partition("://")
+    if not separator or scheme not in ("postgresql", "postgres"):
+        return False
+    hosts, _, path = rest.partition("?")[0].partition("/")
+    return hosts.count("@") > 1 or "@" in path
 
 
 def _boolean(text: str) -> bool:

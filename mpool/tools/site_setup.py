@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import psycopg2
 
+from mpool.config import parse_conninfo
+
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
@@ -74,8 +76,13 @@ def _one_line(error: BaseException) -> str:
 
 def main() -> int:
     (site,) = sys.argv[1:]
+    conninfo = os.environ["MPOOL_CONNINFO"]
     try:
-        conn = psycopg2.connect(os.environ["MPOOL_CONNINFO"], application_name="mpool serve: set-up")
+        parse_conninfo(conninfo)  # libpq's own words on a wrong one quote parts of it
+        conn = psycopg2.connect(conninfo, application_name="mpool serve: set-up")
+    except ValueError as error:
+        print(error)
+        return 1
     except psycopg2.Error as error:
         print(f"the database does not answer: {_one_line(error)}")
         return 1

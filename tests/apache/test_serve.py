@@ -417,6 +417,14 @@ def test_a_database_that_does_not_answer_is_one_line_without_the_password(serve,
     assert "secret" not in one.stderr
 
 
+@pytest.mark.parametrize("conninfo", ["postgresql://me:secret@[::1/site", "postgresql://me:se@secret@127.0.0.1:1/site"])
+def test_a_conninfo_that_is_wrong_is_one_line_without_any_of_it(serve, site, conninfo):
+    one = serve(site, "--conninfo", conninfo)
+    assert one.process.wait(DEADLINE) == 1
+    assert in_one_line(one.stderr) and "conninfo" in one.stderr
+    assert "secret" not in one.stderr
+
+
 def test_the_default_server_root_is_kept_per_site(serve, site, place):
     state = place / "state"
     if IS_ROOT:

@@ -31,6 +31,31 @@ def test_no_secret_in_a_repr_or_in_an_error():
     assert parse_conninfo("postgresql://me@here/there")["host"] == "here"
 
 
+@pytest.mark.parametrize(
+    "conninfo",
+    [
+        "postgresql://me:hu@sh@127.0.0.1:1/there", "postgresql://me:hu/sh@127.0.0.1:1/there",
+        "postgresql://me:hu%sh@127.0.0.1:1/there", "postgresql://me:hush@[::1/there", "postgres://me:1/hush@127.0.0.1/x",
+        "postgresql://me:hu?s/h@127.0.0.1/there", "host=127.0.0.1 password=my hush word", "host=a port=hush",
+    ],
+)  # fmt: skip
+def test_a_password_that_breaks_the_conninfo_is_not_quoted(conninfo):
+    with pytest.raises(ValueError, match="not shown here") as caught:
+        PoolConfig(conninfo=conninfo)
+    assert not any(part in str(caught.value) for part in ("hu", "sh@", "127"))
+
+
+@pytest.mark.parametrize(
+    "conninfo",
+    [
+        "postgresql://me:hu%40s%2Fh@127.0.0.1:1/there", "postgresql://a:1,b:2/there?user=me@here", "postgresql:///there",
+        "postgresql://%2Ftmp/there", "host=/tmp,b port=5432,5433", "host=@abstract user=me@here", "host=a,b port=,5433",
+    ],
+)  # fmt: skip
+def test_unusual_conninfo_is_accepted(conninfo):
+    assert parse_conninfo(PoolConfig(conninfo=conninfo).conninfo)
+
+
 def test_pythonoption_text():
     table = {
         "mpool.max_size": "8", "mpool.timeout": "2.5", "mpool.leak_stacks": "On", "mpool.reset_session": "off",
