@@ -167,12 +167,17 @@ def report_made_anew(old: ModuleType, new: ModuleType) -> None:
 
 
 def summary(error: BaseException) -> str:
-    """One line on *error*: its type, its text, and where it was raised."""
+    """One line on *error*: its type, its text, and where it was raised.
+
+    What is raised in here, as the error of an import is, was caused by the line of the site that called.
+    """
     where = ""
     trace = error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
-        where, trace = f" ({code.co_filename}, line {trace.tb_lineno}, in {code.co_name})", trace.tb_next
+        if trace.tb_frame.f_globals.get("__package__") != __package__:
+            where = f" ({code.co_filename}, line {trace.tb_lineno}, in {code.co_name})"
+        trace = trace.tb_next
     if isinstance(error, SyntaxError):
         where = ""  # the text of a SyntaxError has the place, the traceback is the compiler's caller
     return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"

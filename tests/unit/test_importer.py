@@ -147,6 +147,17 @@ def test_a_broken_edit_keeps_the_last_good_code_and_is_logged_once(
     assert site.load().x == 3
 
 
+def test_the_log_names_the_line_of_the_site_that_failed(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    site.write("page.py", "x = 1")
+    site.load()
+    site.write("page.py", "x = 2\nimport no_such_module_anywhere")
+    site.load()
+    assert f"({site.root / 'page.py'}, line 2, in <module>)" in caplog.text
+    site.write("page.py", "x = '\0'")
+    site.load()
+    assert "null bytes" in caplog.records[-1].getMessage() and "loader.py" not in caplog.text
+
+
 def test_a_failing_reload_is_not_tried_at_each_request(site: Site) -> None:
     site.write("page.py", "x = 1")
     good = site.load()
