@@ -18,6 +18,9 @@ ATTRIBUTE = "mpool_leases"
 #: psycopg2.extensions.STATUS_READY: no statement has been sent since the last commit or rollback.
 _READY = 1
 
+#: TRANSACTION_STATUS_INTRANS and TRANSACTION_STATUS_INERROR of psycopg2.extensions.
+_IN_TRANSACTION = (2, 3)
+
 _told_of_missing_install = False
 
 
@@ -129,10 +132,14 @@ def _end_transactions(leases: RequestLeases, commit: bool) -> None:
     """Commit or roll back every leased connection; after a failed commit the rest is rolled back, then it is raised."""
     failure: Exception | None = None
     for leased in leases.connections.values():
-        if leased.status == _READY:
+        is_ready = leased.status == _READY
+        if is_ready and not _is_begun_by_hand(leased):
             continue  # no transaction is open, and on a connection that has died since, asking would be an error
+        keep = commit and failure is None
         try:
-            if commit and failure is None:
+            if is_ready:
+                _end_by_hand(leased, "COMMIT" if keep else "ROLLBACK")
+            elif keep:
                 leased.commit()
             elif not leased.closed:
                 leased.rollback()
@@ -140,6 +147,16 @@ def _end_transactions(leases: RequestLeases, commit: bool) -> None:
             failure = failure or error
     if failure is not None and commit:
         raise failure
+
+
+def _is_begun_by_hand(leased: Any) -> bool:
+    """Was a BEGIN sent as text under autocommit? The driver's commit() would believe that there is nothing to do."""
+    return bool(leased.autocommit and not leased.closed and leased.get_transaction_status() in _IN_TRANSACTION)
+
+
+def _end_by_hand(leased: Any, statement: str) -> None:
+    with leased.cursor() as cursor:
+        cursor.execute(statement)
 
 
 def _give_back(leases: RequestLeases) -> None:

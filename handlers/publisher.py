@@ -127,5 +127,6 @@ def _page(req: Any, directory: str, name: str) -> ModuleType | None:
             log_error(req, f"{path_of(req)}: {error}", "info")
             return None  # a name too long, or not a directory
         raise
-    req.filename = filename
+    # mod_python takes a text as ISO-8859-1 here, though it gives it as UTF-8.
+    req.filename = filename if filename.isascii() else filename.encode("utf-8").decode("latin-1")
     return module

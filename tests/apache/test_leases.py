@@ -38,6 +38,11 @@ def by_call(req):
 def written(req, conn):
     store(conn, "written")
     req.write("stored")
+def by_hand(req, conn, fails=""):
+    conn.autocommit = True
+    conn.cursor().execute("begin")
+    store(conn, "by_hand" + fails)
+    return object() if fails else "stored"
 def raises(req, conn):
     store(conn, "raises")
     raise RuntimeError("no")
@@ -146,6 +151,12 @@ def server(httpd, postgres):
 def test_what_a_page_stores_is_committed(server, postgres, path):
     assert server.get(f"/page/{path}").status in (200, 201)
     assert count(postgres, path) == 1
+
+
+def test_a_transaction_that_a_page_begins_by_hand_ends_like_any_other(server, postgres):
+    assert server.get("/page/by_hand").status == 200
+    assert server.get("/page/by_hand?fails=1").status == 500
+    assert (count(postgres, "by_hand"), count(postgres, "by_hand1")) == (1, 0)
 
 
 @pytest.mark.parametrize(("path", "status"), [("raises", 500), ("unusable", 500), ("refused", 409)])

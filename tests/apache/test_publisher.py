@@ -162,7 +162,8 @@ def site(request, packages):
         packages=packages,
         site={"page.py": SITE, "index.py": "def index(req): return 'home'\ndef other(req): return 'other'",
               "directory/index.py": "def index(req): return 'inside'", "directory/deep.py": "def index(req): return 'deep'",
-              "größe.py": "def index(req): return 'größe'", "_hidden.py": "def index(req): return 'geheim'"},
+              "größe.py": "def index(req): return 'größe'",
+              "żółw.py": "def index(req): return req.filename.rpartition('/')[2]", "_hidden.py": "def index(req): return 'geheim'"},
         env={"LANG": "C"},
         extra="AddHandler mod_python .html\nTraceEnable Off",
         options={"handlers.max_body": 200_000, "handlers.max_fields": 50, "handlers.max_field_size": 10_000},
@@ -181,7 +182,7 @@ def site(request, packages):
         ("/page", "hello world"), ("/page/", "hello world"), ("/page.py", "hello world"), ("/page/index", "hello world"),
         ("/page.py/index/", "hello world"), ("/page.html", "hello world"), ("/page?name=you", "hello you"),
         ("/page/proxy/method", "method"), ("/page/proxy.method", "method"), ("/page/Shop?item=3", '{"item": 3}'),
-        ("/page/größe", "größe"), ("/größe", "größe"), ("/größe/index", "größe"), ("/page/pickled", "Point(x=1, y=2)"),
+        ("/page/größe", "größe"), ("/größe", "größe"), ("/größe/index", "größe"), ("/żółw", "żółw.py"), ("/page/pickled", "Point(x=1, y=2)"),
     ],
 )  # fmt: skip
 def test_urls_lead_to_functions_as_they_always_did(site, path, body):

@@ -17,6 +17,7 @@ class Leased:
         self.name, self.events, self.closed = name, events, 0
         self.commit_fails: Exception | None = None
         self.status = READY
+        self.autocommit = False
 
     def execute(self) -> None:
         self.status = BEGUN

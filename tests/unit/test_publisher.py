@@ -25,6 +25,7 @@ class Leased:
     """A connection whose commits and rollbacks appear among the request's own events."""
 
     closed = 0
+    autocommit = False
     status = 2  # psycopg2.extensions.STATUS_BEGIN
 
     def __init__(self, req, commit_fails=None):
@@ -435,6 +436,14 @@ def test_a_response_sets_status_and_headers(visit):
     assert visit.req.content_type == "application/hal+json"
     assert visit(source % "[('Set-Cookie', 'a=1'), ('Set-Cookie', 'b=2')]") == 201
     assert visit.req.headers_out.added == [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")]
+
+
+def test_a_header_that_cannot_be_sent_is_found_before_the_commit(visit):
+    source = "from handlers.publisher import Response\ndef page(req): return Response(200, {'X-Name': %r}, 'stored')"
+    assert visit(source % "é") == 200
+    with pytest.raises(ValueError, match="not a header"):
+        visit(source % "ż")
+    assert "commit" not in visit.req.events
 
 
 @pytest.mark.parametrize(
