@@ -6,8 +6,9 @@
 
     handler = Accounts.handler
 
-Arguments are bound, results sent and transactions ended as for page functions. In another phase than the content
-phase the method that bears the phase's name is called (`accesshandler`, `fixuphandler`, `loghandler`, ...).
+Arguments are bound, results sent and transactions ended as for page functions; but a number that is a status, such as
+`apache.OK` or `apache.HTTP_NOT_FOUND`, is the status, as for every handler of mod_python. In another phase than the
+content phase the method that bears the phase's name is called (`accesshandler`, `fixuphandler`, `loghandler`, ...).
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from handlers.definitions import facts_of_globals
 from handlers.errors import HttpError
 from handlers.forms import read_form
 from handlers.results import Response
-from handlers.serving import DECLINED, OK, serve
+from handlers.serving import DECLINED, DONE, OK, serve, server_return
+
+HTTP_OK = 200
 
 #: The HTTP methods that a subclass may define, by the name of the method in lower case.
 HTTP_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -92,7 +95,7 @@ class Handler:
         if result is None:
             args, kwargs = plan.bind(form.grouped(), req, lambda: leases.connection(req))
             result = method(*args, **kwargs)
-        return self.finish(req, result)
+        return _unless_status(self.finish(req, result))
 
     @classmethod
     def _serve_phase(cls, req: Any, name: str) -> int:
@@ -107,6 +110,18 @@ class Handler:
             return OK if status is None else status
         finally:
             leases.leave(req, commit=sys.exc_info()[0] is None and (status is None or status < 400))
+
+
+def _unless_status(result: Any) -> Any:
+    """*result*, or None where it says that all is well; any other status is raised, as mod_python's SERVER_RETURN."""
+    if not isinstance(result, int) or isinstance(result, bool):
+        return result
+    if result in (OK, DONE, HTTP_OK):
+        return None
+    if result != DECLINED and not 100 <= result <= 599:
+        return result
+    stop = server_return()
+    raise HttpError(int(result)) if stop is None else stop(int(result))
 
 
 @dataclass(frozen=True)

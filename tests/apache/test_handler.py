@@ -172,6 +172,48 @@ def test_a_phase_that_the_class_does_not_serve_is_declined(httpd):
     assert httpd(site=site).get("/page").text == "ok"
 
 
+STATUSES = """
+from http import HTTPStatus
+from handlers.base import Handler, connection
+from mod_python import apache
+
+class Old(Handler):
+    def get(self, req, status="OK"):
+        with connection(req).cursor() as cursor:
+            cursor.execute("INSERT INTO status_seen VALUES (%s)", [status])
+        if status == "OK":
+            req.content_type = "text/plain"
+            req.write("written")
+        if status == "HTTP_MOVED_TEMPORARILY":
+            req.headers_out["Location"] = "/elsewhere"
+        return getattr(apache, status)
+    def post(self, req): return HTTPStatus.CONFLICT
+    def put(self, req): return 7
+
+handler = Old.handler
+"""
+
+
+def test_a_status_that_a_method_returns_is_the_status(httpd, postgres):
+    postgres.execute("DROP TABLE IF EXISTS status_seen")
+    postgres.execute("CREATE TABLE status_seen (status text)")
+    postgres.execute("GRANT ALL ON status_seen TO site")
+    page = {"old.py": STATUSES, "plain.txt": "a file"}
+    server = httpd(site=page, handler="old", options={"mpool.conninfo": postgres.conninfo})
+    assert (server.get("/").status, server.get("/").text) == (200, "written")
+    assert server.get("/?status=HTTP_OK").text == ""
+    assert server.get("/?status=HTTP_NOT_FOUND").status == 404
+    moved = server.get("/?status=HTTP_MOVED_TEMPORARILY")
+    assert (moved.status, moved.headers["Location"]) == (302, "/elsewhere")
+    assert server.get("/plain.txt?status=DECLINED").text == "a file"
+    assert server.post("/", {}).status == 409
+    assert server.request("PUT", "/").text == "7"
+    # What has failed is rolled back.
+    kept = [status for (status,) in postgres.execute("SELECT status FROM status_seen")]
+    assert sorted(kept) == ["DECLINED", "HTTP_MOVED_TEMPORARILY", "HTTP_OK", "OK", "OK"]
+    postgres.execute("DROP TABLE status_seen")
+
+
 BASE = """
 from handlers.base import Handler
 class Base(Handler):
