@@ -25,6 +25,7 @@ RETRY_AFTER = "5"
 
 #: psycopg2's OperationalError, by way of the pool's errors, which are its subclasses.
 _OPERATIONAL_ERROR = next(cls for cls in PoolError.__mro__ if cls.__name__ == "OperationalError")
+_DATABASE_ERROR = _OPERATIONAL_ERROR.__bases__[0]
 
 #: SQLSTATEs with which a server says that it is going away, starting, or full.
 _DOWN = ("08", "57P01", "57P02", "57P03", "53300")
@@ -57,7 +58,8 @@ def is_outage(error: BaseException) -> bool:
     """Is the pool exhausted or the database down, so that the same request may well succeed in a while?"""
     if isinstance(error, PoolError):
         return isinstance(error, (PoolTimeout, TooManyRequests))
-    if not isinstance(error, _OPERATIONAL_ERROR):
+    # Depending on the moment, psycopg2 has nothing but a bare DatabaseError for a server that closed the connection.
+    if not isinstance(error, _OPERATIONAL_ERROR) and type(error) is not _DATABASE_ERROR:
         return False
     code = getattr(error, "pgcode", None)
     return code is None or code.startswith(_DOWN)

@@ -586,9 +586,10 @@ def test_an_exhausted_pool_is_a_503_that_says_when_to_come_back(visit, error):
     assert str(error) in visit.req.logged[0]
 
 
-def test_a_database_that_went_down_is_a_503(visit):
-    operational_error = PoolTimeout.__mro__[2]
-    visit.error = operational_error("server closed the connection unexpectedly\n\tThis probably means")
+@pytest.mark.parametrize("name", ["OperationalError", "DatabaseError"])
+def test_a_database_that_went_down_is_a_503(visit, name):
+    drivers_error = next(cls for cls in PoolTimeout.__mro__ if cls.__name__ == name)
+    visit.error = drivers_error("server closed the connection unexpectedly\n\tThis probably means")
     assert visit("def page(req, conn):\n    return 'a'") == 503
 
 
