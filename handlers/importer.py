@@ -307,16 +307,36 @@ def statement(
 ) -> ModuleType:
     """What ``import`` statements call after ``install()``: in a managed module a bare name is looked for beside it.
 
-    The importing module is known by the globals that the statement passes, and by nothing else. C code that imports
-    passes an empty list, and means Python's own modules. (reload contract, item 44)
+    The importing module is known by the globals that the statement passes, and by nothing else; a call of
+    ``__import__`` without them means its direct caller's. C code that imports passes an empty list, and means Python's
+    own modules: with that list what is beside the module is found only where Python has none of that name.
+    (reload contract, item 44)
     """
-    if globals is not None and not level and "." not in name and fromlist != []:
-        info = globals.get("__mp_info__")
+    if not level and "." not in name:
+        own = globals
+        if own is None:
+            caller = sys._getframe().f_back
+            own = caller.f_globals if caller is not None else {}
+        info = own.get("__mp_info__")
         if isinstance(info, ModuleInfo):
+            if fromlist == []:
+                return _after_python(name, globals, locals, info)
             module = _beside(name, info)
             if module is not None:
                 return module
     return _plain_import(name, globals, locals, fromlist, level)
+
+
+def _after_python(
+    name: str, globals: Mapping[str, Any] | None, locals: Mapping[str, Any] | None, info: ModuleInfo
+) -> ModuleType:
+    try:
+        return _plain_import(name, globals, locals, [], 0)
+    except ModuleNotFoundError as error:
+        module = _beside(name, info) if error.name == name else None
+        if module is None:
+            raise
+        return module
 
 
 def _beside(name: str, info: ModuleInfo) -> ModuleType | None:

@@ -347,3 +347,30 @@ def test_settings_are_read_from_directives_and_options() -> None:
         autoreload=False, debug=True, keep_last_good=False, check_interval=2.5
     )
     assert context.settings({}, {}) == Settings()
+
+
+def test_the_import_function_finds_what_is_beside_the_module_that_calls_it(site: Site) -> None:
+    site.write("beside.py", "x = 1")
+    site.write("json.py", "raise RuntimeError('Python code means its own module')")
+    site.write(
+        "page.py",
+        """
+plain = __import__("beside")
+old_idiom = __import__("beside", globals(), locals(), [])
+in_string = eval("__import__('beside')")
+pythons = __import__("json", globals(), locals(), [])
+def later():
+    return __import__("beside")
+try:
+    __import__("nowhere_at_all", globals(), locals(), [])
+except ModuleNotFoundError as error:
+    missing = error.name
+""",
+    )
+    with site.request() as request:
+        page = request.load()
+        assert page.plain is page.old_idiom is page.in_string is page.later()
+    assert page.plain.__mp_info__.label in page.__mp_info__.children
+    assert page.pythons.__name__ == "json" and page.missing == "nowhere_at_all"
+    site.write("beside.py", "x = 2")
+    assert site.load().plain.x == 2
