@@ -23,6 +23,7 @@ class Circuit:
         self.opened_at = 0.0
         self.next_try = 0.0
         self.reported = False  # reconnect_failed was called for this outage
+        self._owes_try = False
 
     @property
     def is_open(self) -> bool:
@@ -31,6 +32,14 @@ class Circuit:
     def allows(self, now: float) -> bool:
         """May a connection be tried now?"""
         return self.error is None or now >= self.next_try
+
+    def give_up(self) -> None:
+        """Nobody waits for the server any more; whoever asks next is worth a try, whatever the time."""
+        self.reported = self._owes_try = True
+
+    def take_owed_try(self) -> bool:
+        owed, self._owes_try = self._owes_try, False
+        return owed
 
     def failed(self, now: float, error: Exception) -> None:
         if self.error is None:
@@ -43,7 +52,7 @@ class Circuit:
     def succeeded(self) -> None:
         self.error = None
         self.failures = 0
-        self.reported = False
+        self.reported = self._owes_try = False
 
     def describe(self, now: float) -> str:
         return (

@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg2.pool
 
+from mpool.driver import hides_arguments
 from mpool.errors import LeaseError, PoolClosed, PoolTimeout
 from mpool.pool import ConnectionPool
 
@@ -36,6 +37,7 @@ class SimpleConnectionPool:
 
     wait_timeout = 0.0
 
+    @hides_arguments
     def __init__(self, minconn: int, maxconn: int, *args: Any, **kwargs: Any) -> None:
         """*args* and *kwargs* are psycopg2.connect's. Opens minconn connections, or raises the driver's error."""
         self.minconn = int(minconn)

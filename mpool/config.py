@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 from psycopg2.extensions import parse_dsn
 
+from mpool.driver import hides_arguments
+
 if TYPE_CHECKING:
     from mpool.pool import ConnectionPool
 
@@ -67,18 +69,20 @@ class PoolConfig:
         if isinstance(self.conninfo, str):
             parse_conninfo(self.conninfo)
 
+    @hides_arguments
     def changed(self, **options: Any) -> PoolConfig:
         """A copy with other values, checked like a new one."""
         return dataclasses.replace(self, **options)
 
 
+@hides_arguments
 def parse_conninfo(conninfo: str) -> dict[str, str]:
     """The parts of a conninfo string or URI; ValueError, without quoting any of it, if it is neither."""
     if not conninfo:
         return {}
     try:
         parts: dict[str, str] = parse_dsn(conninfo)
-    except psycopg2.Error:
+    except (psycopg2.Error, UnicodeError):
         # libpq quotes the text around the fault, and that may be the password.
         raise ValueError("conninfo is neither 'key=value ...' nor a postgresql:// URI (it is not shown here)") from None
     # A password with one of these taken literally is cut in two, and the error on its other half names that as a host

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from enum import Enum
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 try:
     import psycopg2
@@ -85,6 +87,25 @@ def without_traceback(error: BaseException) -> BaseException:
     error.__traceback__ = None
     error.__context__ = None
     return error
+
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def hides_arguments(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """For functions that are given a conninfo: what they raise shows none of their frames, where it is a local."""
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            failure = without_traceback(error)
+        del args, kwargs
+        raise failure
+
+    return call
 
 
 def connection_info(conn: Any) -> str:

@@ -120,8 +120,11 @@ class Entry:
             end.shutdown(socket.SHUT_RDWR)
 
     def turned_read_only(self, conn: Any) -> bool:
-        """It could write when it was opened, and cannot now: the primary is elsewhere."""
-        return not self.read_only and reads_read_only(conn)
+        """It could write when it was opened, and cannot now: the primary is elsewhere.
+
+        Nothing is known of one whose holder set readonly: under autocommit the driver makes that a session default.
+        """
+        return not self.read_only and not conn.readonly and reads_read_only(conn)
 
     def end_transaction(self, conn: Any) -> bool:
         """Roll back what is open; False if the connection cannot be kept. Raises psycopg2.Error where that fails."""
@@ -136,7 +139,7 @@ class Entry:
 
     def restore_session(self, conn: Any) -> None:
         """Put back what the connection's setters changed. Raises psycopg2.Error where that fails."""
-        isolation_level, readonly, deferrable, autocommit, encoding = self.session
+        isolation_level, readonly, deferrable, autocommit, encoding, cursor_factory = self.session
         # autocommit last: while it is on, the driver sends the others to the server as session defaults.
         if conn.isolation_level != isolation_level:
             conn.isolation_level = isolation_level
@@ -148,6 +151,7 @@ class Entry:
             conn.autocommit = autocommit
         if conn.encoding != encoding:
             conn.set_client_encoding(encoding)
+        conn.cursor_factory = cursor_factory
         self.touched = False
 
 
@@ -170,7 +174,7 @@ def _note_dropped(ref: weakref.ref[Any]) -> None:
 
 
 def _session_of(conn: Any) -> tuple[Any, ...]:
-    return conn.isolation_level, conn.readonly, conn.deferrable, conn.autocommit, conn.encoding
+    return conn.isolation_level, conn.readonly, conn.deferrable, conn.autocommit, conn.encoding, conn.cursor_factory
 
 
 def execute(conn: Any, sql: str) -> None:
@@ -210,6 +214,7 @@ class PoolConnection(DriverConnection):
     isolation_level = _noting("isolation_level")
     readonly = _noting("readonly")
     deferrable = _noting("deferrable")
+    cursor_factory = _noting("cursor_factory")
 
     def set_session(self, *args: Any, **kwargs: Any) -> None:
         self._note()

@@ -323,6 +323,7 @@ class Lending(Supply):
         if conn.get_transaction_status():
             self._warn_of_open_transaction(entry)
             if not entry.end_transaction(conn):
+                entry.cut_off(conn)  # another thread's statement may still run: close() would wait for its end
                 return False
             if entry.turned_read_only(conn):
                 self._lose_generation(entry, "the server became read-only")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mpool.driver import hides_arguments
 from mpool.pool import ConnectionPool
 from mpool.supply import PoolState
 
@@ -16,6 +17,7 @@ class NullConnectionPool(ConnectionPool):
 
     keeps_idle = False
 
+    @hides_arguments
     def __init__(self, *args: Any, min_size: int = 0, **options: Any) -> None:
         if min_size:
             raise ValueError("a NullConnectionPool keeps no connection: min_size must be 0")
@@ -23,7 +25,7 @@ class NullConnectionPool(ConnectionPool):
 
     def _wanted_locked(self, now: float) -> int:
         # One for every waiter: there is nothing that could come back instead.
-        if self._state is not PoolState.OPEN or not self._circuit.allows(now):
+        if self._state is not PoolState.OPEN or not self._may_try_locked(now):
             return 0
         opening = len(self._openings)
         if self._circuit.is_open:

@@ -45,7 +45,7 @@ class Connector:
         """A connection, configured and in no transaction. Raises what the driver or a callable of the user raised."""
         try:
             conn = self._connect(**self._arguments())
-        except psycopg2.Error as error:
+        except Exception as error:  # a ValueError of the driver's has its frames, too
             raise without_traceback(error) from None
         try:
             if self._configure is not None:

@@ -13,6 +13,7 @@ import psycopg2
 from mpool.apache import default_max_size
 from mpool.bounded import start_thread
 from mpool.config import Callback, Conninfo, Kwargs, PoolConfig
+from mpool.driver import hides_arguments
 from mpool.entry import Entry
 from mpool.errors import PoolTimeout
 from mpool.housekeeper import housekeeper
@@ -35,6 +36,7 @@ class ConnectionPool(Upkeep):
     threads of a child, at most 10, and 1 under prefork.
     """
 
+    @hides_arguments
     def __init__(
         self,
         conninfo: Conninfo = "",
@@ -122,6 +124,38 @@ class ConnectionPool(Upkeep):
         self.hold_tick()
         housekeeper.forget(self)
         self._close_idle()
+
+    @property
+    def min_size(self) -> int:
+        return self.config.min_size
+
+    @property
+    def max_size(self) -> int:
+        return self.config.max_size
+
+    @property
+    def timeout(self) -> float:
+        return self.config.timeout
+
+    @property
+    def max_waiting(self) -> int:
+        return self.config.max_waiting
+
+    @property
+    def max_lifetime(self) -> float:
+        return self.config.max_lifetime
+
+    @property
+    def max_idle(self) -> float:
+        return self.config.max_idle
+
+    @property
+    def reconnect_timeout(self) -> float:
+        return self.config.reconnect_timeout
+
+    @property
+    def num_workers(self) -> int:
+        return self.config.num_workers
 
     @property
     def closed(self) -> bool:

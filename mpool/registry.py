@@ -13,7 +13,7 @@ from typing import Any
 
 from mpool import apache
 from mpool.config import options_from_environment, options_from_pythonoption
-from mpool.driver import main_interpreter_imported_first
+from mpool.driver import hides_arguments, main_interpreter_imported_first
 from mpool.entry import Entry
 from mpool.errors import LeaseError, PoolConflict
 from mpool.housekeeper import housekeeper
@@ -43,6 +43,7 @@ class Registry:
         self._pools: dict[str, Registered] = {}
         self._takes_care_of_exit = False
 
+    @hides_arguments
     def init_pool(self, conninfo: Any = None, *, name: str = "default", **options: Any) -> ConnectionPool:
         """Make the pool *name* with these options over those of the configuration. PoolConflict if there is one."""
         configured = _configured(name)
@@ -62,6 +63,10 @@ class Registry:
         there = self._pools.get(name)
         if there is not None and (req is None or there.options is None) and not there.pool.closed:
             return there.pool
+        return self._find_or_make(name, req)
+
+    @hides_arguments
+    def _find_or_make(self, name: str, req: Any) -> ConnectionPool:
         options = _configured(name, req)
         with self._lock:
             there = self._pools.get(name)

@@ -107,7 +107,7 @@ class Supply:
         For waiters one at a time: most of them are served by what comes back meanwhile, and a spike opens no more
         connections than it needs. To min_size, num_workers at a time. While the circuit is open one, as a probe.
         """
-        if self._state is not PoolState.OPEN or not self._circuit.allows(now):
+        if self._state is not PoolState.OPEN or not self._may_try_locked(now):
             return 0
         opening = len(self._openings)
         if opening and self._circuit.is_open:
@@ -117,6 +117,11 @@ class Supply:
         demand = 1 if self._waiting and not opening and size < self.config.max_size else 0
         wanted = max(fill, demand, 0)
         return min(wanted, 1) if self._circuit.is_open else wanted
+
+    def _may_try_locked(self, now: float) -> bool:
+        if self._circuit.allows(now):
+            return True
+        return bool(self._waiting) and not self._openings and self._circuit.take_owed_try()
 
     def _begin_locked(self, now: float) -> list[Opening]:
         begun = [Opening(now, self._generation) for _ in range(self._wanted_locked(now))]

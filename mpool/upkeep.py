@@ -79,7 +79,7 @@ class Upkeep(Lending):
             circuit = self._circuit
             due = circuit.is_open and not circuit.reported and now - circuit.opened_at >= self.config.reconnect_timeout
             if due:
-                circuit.reported = True
+                circuit.give_up()
         if due:
             log("err", f"{self.name}: gave up reconnecting after {self.config.reconnect_timeout:g}s")
             if self.config.reconnect_failed is not None:
@@ -106,7 +106,7 @@ class Upkeep(Lending):
             wait = min(STEP, self.config.check_bypass / 2 or STEP)
         if self.config.leak_after and self._leased():
             wait = min(wait, self.config.leak_after / 4)
-        if self._circuit.is_open and not self._circuit.reported:
+        if self._circuit.is_open and not self._circuit.reported and (self._openings or now < self._circuit.next_try):
             wait = min(wait, max(0.0, self._circuit.next_try - now))
         return wait
 

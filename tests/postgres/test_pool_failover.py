@@ -181,6 +181,19 @@ def test_set_transaction_read_only_drops_nothing(make_pool, postgres):
     assert sorted(pids_of(postgres, pool)) == pids
 
 
+def test_a_holder_that_set_its_session_read_only_drops_nothing(make_pool, postgres):
+    """Under autocommit the driver makes readonly a session default, which then reads 'on' like that of a standby."""
+    pool = make_pool(max_size=2)
+    conns = [pool.getconn(), pool.getconn()]
+    pids = sorted(backend(conn) for conn in conns)
+    for conn in conns:
+        pool.putconn(conn)
+    with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction), pool.connection() as conn:
+        conn.set_session(readonly=True, autocommit=True)
+        query(conn, "CREATE TABLE refused ()")
+    assert sorted(pids_of(postgres, pool)) == pids
+
+
 def test_a_reader_pool_by_option_drops_nothing(make_pool, postgres):
     pool = make_pool(max_size=1, kwargs={"options": "-c default_transaction_read_only=on"})
     pid = backend_of(pool)

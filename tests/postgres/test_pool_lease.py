@@ -31,6 +31,14 @@ def lease_all(pool, count):
 # -- sizes
 
 
+def test_a_pool_tells_its_settings_by_psycopg_pools_names(make_pool):
+    pool = make_pool(min_size=1, max_size=3, timeout=7.0, max_waiting=9, max_idle=60.0, num_workers=2)
+    assert (pool.min_size, pool.max_size, pool.timeout, pool.max_waiting) == (1, 3, 7.0, 9)
+    assert (pool.max_lifetime, pool.max_idle, pool.reconnect_timeout, pool.num_workers) == (3600.0, 60.0, 300.0, 2)
+    pool.resize(2, 4)
+    assert (pool.min_size, pool.max_size) == (2, 4)
+
+
 @pytest.mark.parametrize("sizes", [(0, 0), (-1, 5), (3, 2), (0, -1)])
 def test_bad_sizes_are_refused_at_construction_and_at_resize(make_pool, sizes):
     with pytest.raises(ValueError):
@@ -355,11 +363,12 @@ def test_returned_during_a_query_is_closed_and_replaced(make_pool, postgres):
         worker = threading.Thread(target=lambda: swallow(cursor.execute, "SELECT pg_sleep(60)"), daemon=True)
         worker.start()
         wait_for(lambda: conn.get_transaction_status() == ext.TRANSACTION_STATUS_ACTIVE)
-        # The driver itself waits for the running query before it closes.
-        threading.Thread(target=pool.putconn, args=(conn,), daemon=True).start()
-        wait_for(lambda: conn._entry.state.value in ("retired", "returning"))
-        kill(postgres, pid)
+        pool.putconn(conn)
+        # The driver itself would have waited for the query's end before it closed.
+        assert pid in pids_of(postgres, pool)
         worker.join(DEADLINE)
+        assert not worker.is_alive()
+    kill(postgres, pid)
     assert backend_of(pool) != pid
 
 
@@ -420,7 +429,15 @@ def test_session_settings_of_the_connection_are_put_back(make_pool):
     pool.putconn(conn)
 
 
-@pytest.mark.parametrize("name, value", [("autocommit", True), ("isolation_level", 3), ("readonly", True)])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("autocommit", True),
+        ("isolation_level", 3),
+        ("readonly", True),
+        ("cursor_factory", psycopg2.extras.DictCursor),
+    ],
+)
 def test_each_setter_is_noticed(make_pool, name, value):
     pool = make_pool(max_size=1)
     lease_all(pool, 1)
@@ -431,6 +448,7 @@ def test_each_setter_is_noticed(make_pool, name, value):
         setattr(conn, name, value)
         assert getattr(conn, name) == value
         pool.putconn(conn)
+    assert getattr(pool.getconn(), name) == before
 
 
 def test_what_configure_set_is_what_is_put_back(make_pool):

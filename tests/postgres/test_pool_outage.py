@@ -15,6 +15,8 @@ import psycopg2
 import pytest
 from postgres.helpers import DEADLINE, backend, in_threads, kill, pids_of, query, through, wait_for
 
+import mpool
+import mpool.compat
 from mpool import PoolTimeout, PoolUnavailable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,8 +155,11 @@ def test_gives_up_after_reconnect_timeout_and_works_at_once_when_back(make_pool,
     pool = make_pool(through(proxy), min_size=1, reconnect_timeout=0.3, reconnect_failed=failed.append)
     wait_for(lambda: failed == [pool])
     assert pool.get_stats()["pool_size"] == 0
+    with pool._lock:
+        pool._circuit.next_try += 3600.0  # no background try comes first
     proxy.resume()
-    wait_for(lambda: serves(pool))
+    wait_for(lambda: not pool._openings)
+    assert backend_of(pool)
     assert len(failed) == 1
 
 
@@ -217,6 +222,37 @@ def everything_shown(error):
         shown += [frame.filename + repr(frame.locals) for frame in report.stack if "psycopg2" in frame.filename]
         error = error.__cause__ or error.__context__
     return "\n".join(shown)
+
+
+@pytest.mark.parametrize("compat", [True, False])
+def test_no_frame_of_ours_shows_the_password_where_settings_are_refused(postgres, monkeypatch, compat):
+    missing = f"host={postgres.socket_dir} port={postgres.port} user=site dbname=nosuch password=hush-secret"
+    broken = missing + " bogus=1"
+    if compat:
+        makers = [
+            lambda: mpool.compat.ThreadedConnectionPool(1, 2, missing),
+            lambda: mpool.compat.SimpleConnectionPool(1, 2, dsn=missing),
+            lambda: mpool.compat.SimpleConnectionPool(3, 2, missing),
+        ]
+    else:
+        monkeypatch.setenv("MPOOL_CONNINFO", missing)
+        monkeypatch.setenv("MPOOL_POOL", "nonsense")
+        makers = [
+            lambda: mpool.ConnectionPool(broken),
+            lambda: mpool.ConnectionPool(missing, max_size=0),
+            lambda: mpool.ConnectionPool(missing, max_sise=1),
+            lambda: mpool.ConnectionPool(missing).resize(0, 0),
+            lambda: mpool.ConnectionPool(missing + "\udc80"),
+            lambda: mpool.NullConnectionPool(missing, max_size=0),
+            lambda: mpool.ConnectionPool(missing, kwargs={"dbname": "a\0b"}, timeout=1.0).getconn(),
+            lambda: mpool.ConnectionPool(lambda: broken, timeout=1.0).getconn(),
+            lambda: mpool.init_pool(missing, name="refused", max_size=0),
+            lambda: mpool.get_pool("refused"),
+        ]
+    for make in makers:
+        with pytest.raises(Exception) as caught:  # whatever it is
+            make()
+        assert "secret" not in everything_shown(caught.value) + repr(caught.value)
 
 
 def test_too_many_connections_is_named_and_what_exists_is_shared(make_pool, postgres_factory):

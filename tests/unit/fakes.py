@@ -61,6 +61,7 @@ class FakeConnection:
         self.readonly: bool | None = None
         self.deferrable: bool | None = None
         self.encoding = "UTF8"
+        self.cursor_factory = None
         server.open.add(self)
 
     def get_transaction_status(self) -> int:
