@@ -117,11 +117,14 @@ def _page(req: Any, directory: str, name: str) -> ModuleType | None:
         return None
     filename, path = _filename(directory, name)
     try:
-        module = page_module(req, path)
-    except FileNotFoundError:
-        if os.path.exists(path):
-            raise  # it is the page's own code that misses a file
-        return None
+        try:
+            module = page_module(req, path)
+        except FileNotFoundError as error:
+            if error.filename != path:
+                raise  # it is the page's own code that misses a file
+            if not os.path.exists(path):
+                return None
+            module = page_module(req, path)  # it was being replaced, by removing it first
     except OSError as error:
         if error.filename == path:
             log_error(req, f"{path_of(req)}: {error}", "info")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import errno
 import json
 import re
 import types
@@ -718,3 +719,26 @@ def test_what_the_elder_publisher_forbids_is_forbidden_as_it_does_to_a_developer
 
 def test_digest_credentials_do_not_disturb_an_open_page(visit):
     assert visit(ELDER, "index", headers={"Authorization": 'Digest username="Mufasa"'}) == 200
+
+
+def test_a_page_that_is_removed_while_it_is_looked_for_is_404_and_one_that_is_back_is_served(tmp_path, monkeypatch):
+    path = tmp_path / "page.py"
+    req = types.SimpleNamespace(filename="", method="GET", uri="/page", log_error=lambda *_: None)
+    missing = FileNotFoundError(errno.ENOENT, "No such module file", str(path))
+    loads = []
+
+    def page_module(req, filename):
+        loads.append(filename)
+        if not path.exists() or len(loads) == 1:
+            raise missing
+        return types.ModuleType("page")
+
+    monkeypatch.setattr(publisher, "page_module", page_module)
+    assert publisher._page(req, str(tmp_path), "page") is None
+    loads.clear()
+    path.touch()
+    assert publisher._page(req, str(tmp_path), "page") is not None
+    missing.filename = "/no/such/data"
+    loads.clear()
+    with pytest.raises(FileNotFoundError, match="/no/such/data"):
+        publisher._page(req, str(tmp_path), "page")
