@@ -31,12 +31,17 @@ from handlers.importer import (
     request_modules_graph,
 )
 from handlers.modules import ModuleCache, ModuleInfo
-from mpool import interpreter_name, log
+from mpool import find_request_by, interpreter_name, log
 
 _importer: Importer
 # Another interpreter may serve other phases of the same request, and of one name there may be several: with
 # PythonInterpPerDirectory mod_python loses sight of those that it has made.
 _IMPORTS = f"_mp_imports_{id(sys.modules)}"
+
+
+def _request_served() -> Any:
+    call = current()
+    return None if call is None else call.req
 
 
 def install(importer: Importer) -> bool:
@@ -49,6 +54,7 @@ def install(importer: Importer) -> bool:
         log("notice", "the importer is not installed: PythonOption mod_python.legacy.importer names this interpreter")
         return False
     _importer = importer
+    find_request_by(_request_served)
     callback = apache.CallBack
     callback.HandlerDispatch = handler_dispatch
     callback.FilterDispatch = filter_dispatch

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mpool import driver, forking  # driver first: it says what is wrong where psycopg2 cannot be imported
-from mpool.apache import interpreter_name, log, on_child_exit
+from mpool.apache import find_request_by, interpreter_name, log, on_child_exit
 from mpool.config import PoolConfig
 from mpool.errors import (
     LeaseError,
@@ -62,6 +62,7 @@ __all__ = [
     "close_pools",
     "connection",
     "describe",
+    "find_request_by",
     "get_connection",
     "get_pool",
     "init_pool",

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 EXIT_SECONDS = 5.0  # a child that is told to stop is killed after 10
@@ -25,6 +26,7 @@ _LEVELS = {
     "debug": logging.DEBUG,
 }
 
+_request_source: Callable[[], Any] | None = None
 _lock = threading.Lock()  # guards the three below
 _callbacks: list[Callable[[], object]] = []
 _last_callbacks: list[Callable[[], object]] = []
@@ -89,13 +91,40 @@ def scope(req: Any = None) -> str:
     return f"{kind} {server.server_hostname or '*'}:{server.port}{where}"
 
 
+def find_request_by(source: Callable[[], Any]) -> None:
+    """Have *source* tell, from now on, which request the calling thread serves; None where it serves none."""
+    global _request_source
+    _request_source = source
+
+
+def current_request() -> Any:
+    """The main request that the calling thread serves; None outside of any."""
+    if _request_source is not None:
+        return main_request(_request_source())
+    apache = inside()
+    if apache is None:
+        return None
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:  # mod_python's own dispatch is at the bottom of every request's stack
+        if frame.f_globals is apache.__dict__ and frame.f_code.co_name in ("HandlerDispatch", "FilterDispatch"):
+            given = frame.f_locals
+            return main_request(given["req"] if "req" in given else given["filter"].req)
+        frame = frame.f_back
+    return None
+
+
+def main_request(req: Any) -> Any:
+    """The one that *req* came from, by subrequests and internal redirects."""
+    while req is not None and (above := getattr(req, "main", None) or getattr(req, "prev", None)) is not None:
+        req = above
+    return req
+
+
 def request_name(req: Any) -> str | None:
     """Who leases, for reports: the request line of the main request, the same for its subrequests and redirects."""
     if req is None:
         return None
-    root = req
-    while (above := getattr(root, "main", None) or getattr(root, "prev", None)) is not None:
-        root = above
+    root = main_request(req)
     return f"{getattr(root, 'method', '?')} {getattr(root, 'uri', '?')} #{id(root):x}"
 
 

@@ -31,6 +31,15 @@ class Registered:
         self.pool = pool
         self.options = options  # None: made by init_pool(), which speaks for the whole interpreter
         self.scope = scope
+        self._agreed: list[dict[str, str]] = []  # tables of PythonOption entries that say what *options* say
+
+    def agrees(self, table: dict[str, str]) -> bool:
+        """Has *table*, as it is, been found to say the same? Reading its options anew at each request would cost."""
+        return self.options is None or table in self._agreed
+
+    def note_agreement(self, table: dict[str, str]) -> None:
+        if table not in self._agreed:
+            self._agreed = [*self._agreed[-7:], table]
 
 
 class Registry:
@@ -56,12 +65,15 @@ class Registry:
             return self._make_locked(name, configured | options, None, "init_pool()")
 
     def get_pool(self, name: str = "default", req: Any = None) -> ConnectionPool:
-        """The pool *name*, made at the first call from the options that hold for *req*, or for the main server.
+        """The pool *name*, made at the first call from the options that hold for *req*.
 
-        PoolConflict if it was made with other options than hold for *req*.
+        Without *req*, for the request that the calling thread serves, and outside of any for the main server.
+        PoolConflict if it was made with other options.
         """
+        if req is None:
+            req = apache.current_request()
         there = self._pools.get(name)
-        if there is not None and (req is None or there.options is None) and not there.pool.closed:
+        if there is not None and not there.pool.closed and (req is None or there.agrees(apache.options(req))):
             return there.pool
         return self._find_or_make(name, req)
 
@@ -74,6 +86,8 @@ class Registry:
                 return self._make_locked(name, dict(options), options, apache.scope(req))
             if there.options is not None and there.options != options:
                 raise _conflict(name, there, options, apache.scope(req))
+            if req is not None:
+                there.note_agreement(apache.options(req))
             return there.pool
 
     def close_pools(self) -> None:

@@ -186,3 +186,60 @@ def test_a_killed_child_leaves_no_idle_backend_and_the_next_one_serves(busy, pos
     deadline = time.monotonic() + 30
     while {int(answer.text.split()[0]) for answer in busy.burst(10, "/who")} != set(busy.children()):
         assert time.monotonic() < deadline
+
+
+TWO_SITES = """
+import mpool
+
+def database(conn):
+    cursor = conn.cursor()
+    cursor.execute("SELECT current_database()")
+    return cursor.fetchone()[0]
+
+def by_argument(req, conn):
+    return database(conn)
+
+def by_call(req):
+    with mpool.connection() as conn:
+        return database(conn)
+
+def by_lease(req):
+    conn = mpool.get_connection()
+    try:
+        return database(conn)
+    finally:
+        mpool.release(conn)
+
+def by_pool(req):
+    with mpool.get_pool().connection() as conn:
+        return database(conn)
+
+def plain(req):
+    req.write(by_call(req))
+    return 0
+"""
+
+
+@pytest.mark.parametrize(("first", "other"), [("site", "postgres"), ("postgres", "site")])
+@pytest.mark.parametrize("with_importer", [True, False])
+def test_two_sites_never_read_each_others_database(httpd, postgres, first, other, with_importer) -> None:
+    """Of one interpreter: the options of the request count for mpool's own functions, too, and not only for conn."""
+    hosts = "".join(
+        f"<VirtualHost *:*>\nServerName {name}.test\nDocumentRoot @SITE@\n"
+        f'PythonOption mpool.conninfo "{postgres.conninfo.replace("dbname=site", f"dbname={name}")}"\n</VirtualHost>\n'
+        for name in ("site", "postgres")
+    )
+    server = httpd(
+        site={"page.py": TWO_SITES},
+        options={} if with_importer else {"mod_python.legacy.importer": "*"},
+        handler="handlers.publisher" if with_importer else "page::plain",
+        extra=hosts,
+    )
+    paths = ["by_call", "by_argument", "by_lease", "by_pool", "by_call"] if with_importer else ["", ""]
+    for path in paths:
+        answer = server.get(f"/page/{path}", {"Host": f"{first}.test"})
+        assert (answer.status, answer.text) == (200, first)
+    for path in paths:
+        assert server.get(f"/page/{path}", {"Host": f"{other}.test"}).status == 500
+    server.wait_for_log(rf"PoolConflict: pool 'default': mpool\.conninfo of virtual host {other}\.test")
+    assert server.get(f"/page/{paths[0]}", {"Host": f"{first}.test"}).text == first
