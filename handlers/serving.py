@@ -23,6 +23,9 @@ OK, DECLINED, DONE = 0, -1, -2
 #: Seconds after which a client may try again when there is no connection to be had.
 RETRY_AFTER = "5"
 
+#: Bytes that Apache takes without waiting for the client. Who reads more than that slowly must not hold a connection.
+AT_ONCE = 65536
+
 #: psycopg2's OperationalError, by way of the pool's errors, which are its subclasses.
 _OPERATIONAL_ERROR = next(cls for cls in PoolError.__mro__ if cls.__name__ == "OperationalError")
 _DATABASE_ERROR = _OPERATIONAL_ERROR.__bases__[0]
@@ -118,6 +121,8 @@ def _answer(req: Any, result: Any) -> int:
     if rendered.content_type:
         req.content_type = rendered.content_type
     if rendered.body and status not in results.BODILESS:
+        if len(rendered.body) > AT_ONCE:
+            leases.give_back(req)
         try:
             # Not flushed: Apache then counts the length, and discards the body of a HEAD itself.
             req.write(rendered.body, 0)

@@ -321,3 +321,17 @@ def test_every_phase_has_a_transaction_of_its_own(httpd, postgres):
         assert server.get("/failing").status == 404
     wait_until(lambda: count(postgres, "log") == 10, what="the log phase has run")
     assert (count(postgres, "fixup"), count(postgres, "failing handler")) == (10, 0)
+
+
+def test_a_client_that_reads_a_large_page_slowly_holds_no_connection(httpd, postgres):
+    page = "def index(req, conn, size: int):\n    conn.cursor().execute('SELECT 1')\n    return 'x' * size\n"
+    options = {"mpool.conninfo": postgres.conninfo, "mpool.max_size": 1}
+    server = httpd(site={"page.py": page}, options=options, extra="SendBufferSize 8192")
+    with contextlib.ExitStack() as clients:
+        for _ in range(3):
+            client = clients.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect((server.host, server.port))
+            client.sendall(b"GET /page?size=8000000 HTTP/1.0\r\n\r\n")
+            assert client.recv(12, socket.MSG_WAITALL) == b"HTTP/1.1 200"  # the rest is not read
+        assert server.get("/page?size=1").text == "x"
