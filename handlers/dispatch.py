@@ -53,6 +53,7 @@ def install(importer: Importer) -> bool:
     if "*" in legacy or interpreter_name() in legacy:
         log("notice", "the importer is not installed: PythonOption mod_python.legacy.importer names this interpreter")
         return False
+    _replace_publishers_parts()  # imports modules, so it may fail: before anything else is replaced
     _importer = importer
     find_request_by(_request_served)
     callback = apache.CallBack
@@ -68,21 +69,20 @@ def install(importer: Importer) -> bool:
         *(get_current_config, get_current_options, get_handler_root),
     ):
         setattr(apache, function.__name__, function)
-    with contextlib.suppress(ImportError):  # it needs what a later Python no longer has
-        from mod_python import publisher
-
-        publisher.page_cache = _Pages()
-    _replace_redirect()
     return True
 
 
-def _replace_redirect() -> None:
-    """mod_python's own sends the 302 before what the request has stored is committed."""
+def _replace_publishers_parts() -> None:
+    """What mod_python's publisher and util do in a way of their own: a page cache, and a 302 before the commit."""
     from mod_python import util
 
     from handlers.serving import redirect
 
     util.redirect = redirect
+    with contextlib.suppress(ImportError):  # it needs what a later Python no longer has
+        from mod_python import publisher
+
+        publisher.page_cache = _Pages()
 
 
 class _Pages:
