@@ -248,10 +248,6 @@ def _begin_again(caller: FrameType) -> Any:
     return None
 
 
-def the_importer() -> Importer:
-    return _importer
-
-
 def import_module(
     name: str, autoreload: bool | None = None, log: bool | None = None, path: Sequence[str] | None = None
 ) -> ModuleType:

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import FunctionType, ModuleType, TracebackType
 from typing import Any
 
@@ -163,7 +163,6 @@ class Failure:
     error: BaseException
     files: dict[str, Signature | None]  # what the attempt has read or looked for; None: was not there
     failures: int = 1  # in a row, with the same files
-    at: float = field(default_factory=time.time)
     retry_at: float = 0.0  # on the monotonic clock
 
     @classmethod
