@@ -354,6 +354,9 @@ def test_a_block_commits_a_textual_begin(make_pool):
         assert query(conn, "SELECT n FROM by_text") == 7
 
 
+ASLEEP = "SELECT pid FROM pg_stat_activity WHERE pid = %s AND state = 'active' AND query = 'SELECT pg_sleep(60)'"
+
+
 def test_returned_during_a_query_is_closed_and_replaced(make_pool, postgres):
     pool = make_pool(max_size=1)
     conn = pool.getconn()
@@ -362,7 +365,9 @@ def test_returned_during_a_query_is_closed_and_replaced(make_pool, postgres):
     with conn.cursor() as cursor:
         worker = threading.Thread(target=lambda: swallow(cursor.execute, "SELECT pg_sleep(60)"), daemon=True)
         worker.start()
-        wait_for(lambda: conn.get_transaction_status() == ext.TRANSACTION_STATUS_ACTIVE)
+        # By the server's word: the driver is ACTIVE during its BEGIN, too, and idle in between for a moment.
+        wait_for(lambda: postgres.execute(ASLEEP, pid), "the query runs")
+        assert conn.get_transaction_status() == ext.TRANSACTION_STATUS_ACTIVE
         pool.putconn(conn)
         # The driver itself would have waited for the query's end before it closed.
         assert pid in pids_of(postgres, pool)
