@@ -15,19 +15,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handlers.loads import Load
-from handlers.modules import ModuleInfo
+from handlers.modules import Failure, ModuleInfo
 
 
 class Imports:
     """What one main request has imported so far: the same objects in all its phases, filters and subrequests.
 
-    (reload contract, items 23 and 24)
+    What could not be loaded is not executed once more for it, either. (reload contract, items 23 and 24)
     """
 
-    __slots__ = ("__weakref__", "infos", "outside")
+    __slots__ = ("__weakref__", "failures", "infos", "outside")
 
     def __init__(self) -> None:
         self.infos: dict[str, ModuleInfo] = {}  # by label
+        self.failures: dict[str, Failure] = {}  # by label
         self.outside: set[tuple[str, str]] = set()  # (directory, name): found there is none, a standard import
 
 

@@ -160,6 +160,10 @@ class Importer:
         it may be older than what is served beside it, and nothing else is to be built on it.
         """
         info, failure = cache.info, cache.failure
+        failed = call.imports.failures.get(cache.label)
+        if failed is not None:
+            info = despite(cache, failed, call)
+            return info, {info.label: info}
         if info is not None:
             if stat is None:  # nobody had to look
                 return info, info.pins
@@ -171,7 +175,7 @@ class Importer:
             if not files.is_quiet(stat):
                 return info, {info.label: info}  # until it is complete
             if failure is not None and not self._try_again(failure, call.settings):
-                info = despite(cache, failure.error, call)
+                info = despite(cache, failure, call)
                 return info, {info.label: info}
             if not self._must_execute(cache, info, stat, call):
                 info = cache.info or info

@@ -17,7 +17,7 @@ from types import CodeType
 from handlers import files, hooks
 from handlers.context import Call
 from handlers.loads import Load, Loads, State
-from handlers.modules import Failure, ModuleCache, ModuleInfo, copy_of
+from handlers.modules import Failure, ModuleCache, ModuleInfo, copy_of, detached
 from handlers.retire import Retirement
 from mpool import log
 
@@ -50,7 +50,8 @@ class Loader:
         parent = call.loads[-1] if call.loads else None
         load, mine = self.loads.join(cache, parent, begin)
         if load is None:
-            return despite(cache, cache.failure.error, call) if cache.failure else self._now(cache, call, path)
+            failure = cache.failure
+            return despite(cache, failure, call) if failure else self._now(cache, call, path)
         if mine:
             self._carry_out(load, cache, call, path)
             if not load.settled:
@@ -61,12 +62,10 @@ class Loader:
         elif load.state is State.EXECUTING and not load.reported:
             load.reported = True
             log("warning", f"Module imports an ancestor module: {cache.file!r} is part of an import cycle")
+        if isinstance(load.error, files.Unfinished):
+            return self._now(cache, call, path)  # the old one; if that was removed meanwhile, a first load, which waits
         if load.error is not None:
-            if parent is not None:
-                parent.watched.update(load.watched)
-            if isinstance(load.error, files.Unfinished) and cache.info is None:
-                return self._now(cache, call, path)  # removed and written anew: a first load, which waits
-            return despite(cache, load.error, call)
+            return despite(cache, load.failure or Failure(detached(load.error), dict(load.watched)), call)
         return load.info
 
     def _now(self, cache: ModuleCache, call: Call, path: Sequence[str]) -> ModuleInfo:
@@ -190,7 +189,9 @@ class Loader:
         if isinstance(error, files.Unfinished):
             return
         for each in failing:
-            failure = each.info.cache.failure
+            failure = each.failure
+            if failure is not None:
+                call.imports.failures[each.info.label] = failure
             if each.old is not None and failure is not None and failure.failures == 1 and call.settings.serve_last_good:
                 log("err", f"Reloading module {each.info.file!r} failed, instance {each.old.instance} "
                            f"goes on serving: {hooks.summary(error)}")  # fmt: skip
@@ -206,15 +207,18 @@ class Loader:
         else:
             sys.modules.pop(cache.label, None)
         if load.error is not None and not isinstance(load.error, files.Unfinished):
-            cache.failure = Failure.after(cache.failure, load.error, dict(load.watched))
+            cache.failure = load.failure = Failure.after(cache.failure, load.error, dict(load.watched))
 
 
-def despite(cache: ModuleCache, error: BaseException, call: Call) -> ModuleInfo:
-    """The last good instance, where there is one and it is to serve; the error otherwise."""
+def despite(cache: ModuleCache, failure: Failure, call: Call) -> ModuleInfo:
+    """The last good instance, where there is one and it is to serve; the error otherwise, for all of this request."""
     info = cache.info
-    if info is not None and (call.settings.serve_last_good or isinstance(error, files.Unfinished)):
+    if call.loads:
+        call.loads[-1].watched.update(failure.files)
+    if info is not None and call.settings.serve_last_good:
         return info
-    raise copy_of(error)
+    call.imports.failures[cache.label] = failure
+    raise copy_of(failure.error)
 
 
 def is_logging(call: Call) -> bool:

@@ -14,7 +14,7 @@ from enum import Enum
 from types import ModuleType
 
 from handlers.files import Signature
-from handlers.modules import ModuleInfo
+from handlers.modules import Failure, ModuleInfo
 
 
 class State(Enum):
@@ -34,6 +34,7 @@ class Load:
         self.owner = threading.get_ident()  # the thread that executes it, or that it fails by
         self.state = State.EXECUTING
         self.error: BaseException | None = None
+        self.failure: Failure | None = None  # what is kept of the error
         self.took: set[Load] = set()  # loads that were not settled when their module was given to this one
         self.old: ModuleInfo | None = None
         self.handed_over: bool | None = None  # None: there was no clone hook to call

@@ -137,6 +137,7 @@ class Failure:
 class ModelRequest:
     keep_last_good: bool = True
     pins: dict[str, Instance] = field(default_factory=dict)
+    failed: dict[str, Failure] = field(default_factory=dict)
     missing: set[str] = field(default_factory=set)
     checking: set[str] = field(default_factory=set)
 
@@ -212,6 +213,8 @@ class Model:
     # Which instance is it to be?
 
     def current(self, name: str, request: ModelRequest, parent: Attempt | None) -> Instance:
+        if name in request.failed:
+            return self.despite(name, request.failed[name], request, parent)
         instance, failure = self.serving.get(name), self.failures.get(name)
         if instance is not None:
             if self.is_fresh(instance):
@@ -229,7 +232,7 @@ class Model:
         if self.serving.get(name) is not instance or self.failures.get(name) is not failure:
             # Done meanwhile, for a member of its cycle.
             if name in self.failures:
-                return self.despite(name, self.failures[name].error, request)
+                return self.despite(name, self.failures[name], request, parent)
             return self.serving[name]
         return self.execute(name, request, parent)
 
@@ -266,10 +269,13 @@ class Model:
         self.removed.discard(child.name)
         return self.current(child.name, request, parent) is not child
 
-    def despite(self, name: str, error: type[BaseException], request: ModelRequest) -> Instance:
+    def despite(self, name: str, failure: Failure, request: ModelRequest, parent: Attempt | None) -> Instance:
+        if parent is not None:
+            parent.seen.update(failure.seen)
         if name in self.serving and request.keep_last_good:
             return self.serving[name]
-        raise error
+        request.failed[name] = failure
+        raise failure.error
 
     # Execute it.
 
@@ -283,18 +289,15 @@ class Model:
             self.run(attempt, request)
         except (RuntimeError, SyntaxError, ImportError) as raised:
             error = type(raised)
-            self.fail(attempt, error)
+            self.fail(attempt, error, request)
         else:
             attempt.executed = True
             self.settle()
         request.checking = checking
         self.retire_removed()
-        if parent is not None:
-            if not attempt.settled:
-                parent.took.add(attempt)
-            if error is not None:
-                parent.seen.update(attempt.seen)
-        return self.despite(name, error, request) if error is not None else instance
+        if parent is not None and not attempt.settled:
+            parent.took.add(attempt)
+        return self.despite(name, request.failed[name], request, parent) if error is not None else instance
 
     def run(self, attempt: Attempt, request: ModelRequest) -> None:
         instance, source = attempt.instance, attempt.instance.source
@@ -338,7 +341,7 @@ class Model:
                     if each.old is not None:
                         self.retire(each.old, each.cloned in ("share", "move"))
 
-    def fail(self, attempt: Attempt, error: type[BaseException]) -> None:
+    def fail(self, attempt: Attempt, error: type[BaseException], request: ModelRequest) -> None:
         """It fails, and with it whatever waits for its end and holds its unfinished module."""
         doomed = [
             each
@@ -355,7 +358,7 @@ class Model:
             before = self.failures.get(name)
             count = before.count + 1 if before and before.seen == each.seen else 1
             delay = min(FIRST_RETRY * 2 ** (count - 1), LAST_RETRY)
-            self.failures[name] = Failure(error, dict(each.seen), count, self.now + delay)
+            request.failed[name] = self.failures[name] = Failure(error, dict(each.seen), count, self.now + delay)
 
     def end(self, attempt: Attempt) -> None:
         attempt.settled = True

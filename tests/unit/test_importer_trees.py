@@ -117,3 +117,48 @@ def test_rollback_is_given_what_a_clone_that_failed_half_way_has_moved(site: Sit
     site.write("page.py", "1 / 0")
     assert site.load() is old
     assert old.pool == ["it"]
+
+
+def test_a_module_that_fails_is_executed_once_in_a_request_however_many_import_it(site: Site) -> None:
+    site.write("counted.py", "runs = []")
+    runs = site.load("counted").runs
+    for name in ("left", "right"):
+        site.write(f"{name}.py", "try:\n    import broken\nexcept ZeroDivisionError as error:\n    seen = error")
+    site.write("page.py", "import left, right")
+    site.write("broken.py", "import counted\ncounted.runs.append(1)\n1 / 0")
+    with site.request() as request:
+        page = request.load()
+        site.write("broken.py", "import counted\ncounted.runs.append(2)")
+        with pytest.raises(ZeroDivisionError):
+            request.load("broken")
+    assert runs == [1]
+    assert str(page.left.seen) == str(page.right.seen) == "division by zero"
+    site.load("broken")
+    assert runs == [1, 2]
+
+
+def test_a_member_of_a_failed_cycle_is_not_executed_again_by_the_same_request(site: Site) -> None:
+    site.write("counted.py", "runs = []")
+    runs = site.load("counted").runs
+    site.write("page.py", "".join(f"try:\n    import {name}\nexcept ZeroDivisionError: pass\n" for name in "abab"))
+    site.write("a.py", "import counted\ncounted.runs.append('a')\nimport b\n1 / 0")
+    site.write("b.py", "import counted\ncounted.runs.append('b')\nimport a")
+    site.load()
+    assert runs == ["a", "b"]
+
+
+def test_without_the_last_good_one_a_broken_child_is_executed_once_in_a_request(site: Site) -> None:
+    site.write("counted.py", "runs = []")
+    runs = site.load("counted").runs
+    for name in ("left", "right"):
+        site.write(f"{name}.py", "import child")
+    site.write("child.py", "x = 1")
+    with site.request(keep_last_good=False) as request:
+        request.load("left")
+        request.load("right")
+    site.write("child.py", "import counted\ncounted.runs.append(1)\n1 / 0")
+    with site.request(keep_last_good=False) as request:
+        for name in ("left", "right", "left"):
+            with pytest.raises(ZeroDivisionError):
+                request.load(name)
+    assert runs == [1]
