@@ -24,10 +24,10 @@ class Imports:
     What could not be loaded is not executed once more for it, either. (reload contract, items 23 and 24)
     """
 
-    __slots__ = ("__weakref__", "failures", "infos", "outside")
+    __slots__ = ("failures", "infos", "outside")
 
     def __init__(self) -> None:
-        self.infos: dict[str, ModuleInfo] = {}  # by label
+        self.infos: Mapping[str, ModuleInfo] = {}  # by label; replaced, never changed
         self.failures: dict[str, Failure] = {}  # by label
         self.outside: set[tuple[str, str]] = set()  # (directory, name): found there is none, a standard import
 
@@ -108,8 +108,8 @@ class Call:
     log: bool | None = None  # note what is imported; None: where PythonDebug is On
     req: Any = None
     handler_root: str | None = None  # what ``~`` stands for
-    loads: list[Load] = field(default_factory=list)  # those that this call executes, the innermost last
-    checking: set[str] = field(default_factory=set)  # labels whose children are being checked
+    loads: tuple[Load, ...] = ()  # those that this call executes, the innermost last
+    checking: frozenset[str] = frozenset()  # labels whose children are being checked
 
 
 _calls: dict[int, Call] = {}  # by thread
@@ -129,10 +129,10 @@ class entered:
         self._call = call
 
     def __enter__(self) -> Call:
-        self._thread = threading.get_ident()
-        self._outer = _calls.get(self._thread)
-        _calls[self._thread] = self._call
-        return self._call
+        thread = self._thread = threading.get_ident()
+        self._outer = _calls.get(thread)
+        _calls[thread] = call = self._call
+        return call
 
     def __exit__(self, *exc: object) -> None:
         if self._outer is None:

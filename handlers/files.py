@@ -17,11 +17,11 @@ EMPTY = 20  # an empty file has to be as many times as quiet: most writers begin
 
 _KIND = 0o170000  # the bits of st_mode that stat.S_IFMT takes out, without the call
 
-Signature = tuple[int, int, int, int, int]
+Signature = tuple[int, int, int, int]
 
 # Equal and older mtimes (cp -p, git checkout, image layers) must be seen too: the change time moves with every write,
 # rename and utime, and the inode with every replacement. (reload contract, item 18)
-signature: attrgetter[Signature] = attrgetter("st_ctime_ns", "st_mtime_ns", "st_size", "st_ino", "st_dev")
+signature: attrgetter[Signature] = attrgetter("st_ctime_ns", "st_mtime_ns", "st_size", "st_ino")
 
 
 class Unfinished(Exception):

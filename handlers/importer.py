@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import builtins
 import errno
-import operator
 import os
 import sys
 import time
@@ -25,8 +24,6 @@ from handlers.graph import graph
 from handlers.loader import Loader, despite
 from handlers.modules import Failure, ModuleCache, ModuleInfo, label_of
 from mpool import interpreter_name, log, on_child_exit
-
-_instance = operator.attrgetter("info")
 
 Found = tuple[ModuleCache, "os.stat_result | None"]
 
@@ -52,8 +49,9 @@ class Importer:
 
     def find(self, name: str, call: Call, caller: ModuleInfo | None, path: Sequence[str]) -> Found | None:
         """The cache of the managed module *name*, and the stat that was made to find it; None: a standard import."""
-        if path and (path[0], name) in self._places:  # a handler, found where it was the last time
-            found = self._at(self._places[path[0], name], call)
+        place = self._places.get((path[0], name)) if path else None
+        if place is not None:  # a handler, found where it was the last time
+            found = self._at(place, call)
             if found is not None:
                 return found
         if finder.is_explicit(name):
@@ -104,9 +102,8 @@ class Importer:
         return None
 
     def _has_to_look(self, cache: ModuleCache, call: Call) -> bool:
-        return cache.label not in call.imports.infos and self._is_due(cache, call)
-
-    def _is_due(self, cache: ModuleCache, call: Call) -> bool:
+        if cache.label in call.imports.infos:
+            return False
         if self._frozen or not call.settings.autoreload:
             return cache.failure is not None  # (reload contract, item 20)
         interval = call.settings.check_interval
@@ -133,7 +130,7 @@ class Importer:
             info, pins = self._serving(cache, stat, call, path)
             if info.generation:
                 # From now on this request sees these very instances. (reload contract, item 23)
-                call.imports.infos = {**pins, **call.imports.infos} if call.imports.infos else pins.copy()
+                call.imports.infos = {**pins, **call.imports.infos} if call.imports.infos else pins
         if caller is not None:
             caller.imported(info)
             if caller.executing and call.loads:
@@ -197,7 +194,7 @@ class Importer:
             seen = tuple(map(files.signature, map(os.stat, paths)))
         except OSError:
             return False
-        return seen == signatures and all(map(operator.is_, map(_instance, caches), parts))
+        return seen == signatures and tuple([cache.info for cache in caches]) == parts
 
     @staticmethod
     def _try_again(failure: Failure, settings: Settings) -> bool:
@@ -213,11 +210,11 @@ class Importer:
             return True
         if cache.label in call.checking:
             return False  # a cycle: whoever began it decides
-        call.checking.add(cache.label)
+        outer, call.checking = call.checking, call.checking | {cache.label}
         try:
             return any(self._replaced(bound, call) for bound in list(info.bound.values()))
         finally:
-            call.checking.discard(cache.label)
+            call.checking = outer
 
     def _replaced(self, bound: ModuleInfo, call: Call) -> bool:
         child = bound.cache

@@ -76,8 +76,8 @@ class Loader:
         info, old = load.info, cache.info
         load.old = old
         cache.path = list(path) or cache.path
-        call.loads.append(load)
-        checking, call.checking = call.checking, set()  # what the new code imports is decided anew
+        outer, call.loads = call.loads, (*call.loads, load)
+        checking, call.checking = call.checking, frozenset()  # what the new code imports is decided anew
         try:
             source, stat = files.read_when_finished(cache.file) if old is None else files.read(cache.file)
             load.watched[cache.file] = info.signature = files.signature(stat)
@@ -95,8 +95,7 @@ class Loader:
         except BaseException as error:
             self._fail(load, error, call)
         finally:
-            call.checking = checking
-            call.loads.pop()
+            call.loads, call.checking = outer, checking
         self._retire_replaced()
 
     def _warn_of_sys_path(self, file: str, call: Call) -> None:

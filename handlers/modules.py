@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from types import FunctionType, ModuleType, TracebackType
 from typing import Any
 
@@ -49,9 +50,7 @@ class ModuleInfo:
         self.mtime = 0.0
         self.instance = self.generation = 0  # 0: it does not serve yet
         self.kept: dict[str, Any] = {}  # what the publisher has found out of this instance's names, by path
-        self._pins: dict[str, ModuleInfo] | None = None
-        self._columns: tuple[tuple[Any, ...], ...] | None = None
-        self._closure: tuple[tuple[ModuleCache, ModuleInfo, str, Signature | None], ...] | None = None
+        self._closure: tuple[tuple[ModuleCache, ModuleInfo, bytes, Signature | None], ...] | None = None
 
     def discard(self) -> None:
         """Drop the module and all that was found out of it: an empty one stands in its place."""
@@ -72,7 +71,7 @@ class ModuleInfo:
             self.friends.add(child.label)
 
     @property
-    def closure(self) -> tuple[tuple[ModuleCache, ModuleInfo, str, Signature | None], ...]:
+    def closure(self) -> tuple[tuple[ModuleCache, ModuleInfo, bytes, Signature | None], ...]:
         """All that this instance was built on, transitively: for each the cache, instance, file and signature.
 
         Final as soon as the instance serves, that is, has a generation.
@@ -86,30 +85,25 @@ class ModuleInfo:
                 if id(child) not in found:
                     found[id(child)] = child
                     todo.append(child)
-        closure = tuple((info.cache, info, info.file, info.signature) for info in found.values() if info is not self)
+        # The file as bytes, for os.stat would encode its name each time.
+        closure = tuple(
+            (info.cache, info, os.fsencode(info.file), info.signature) for info in found.values() if info is not self
+        )
         if self.generation:
             self._closure = closure
         return closure
 
-    @property
+    # These two are for an instance that serves, and final.
+
+    @cached_property
     def columns(self) -> tuple[tuple[Any, ...], ...]:
         """The closure by columns: caches, instances, files, signatures."""
-        if self._columns is None:
-            columns = tuple(zip(*self.closure, strict=True)) or ((), (), (), ())
-            if not self.generation:
-                return columns
-            self._columns = columns
-        return self._columns
+        return tuple(zip(*self.closure, strict=True)) or ((), (), (), ())
 
-    @property
+    @cached_property
     def pins(self) -> dict[str, ModuleInfo]:
         """What a request that imports this instance sees from then on: it, and all that it was built on, by label."""
-        if self._pins is None:
-            pins = {self.label: self, **{cache.label: part for cache, part, _, _ in self.closure}}
-            if not self.generation:
-                return pins
-            self._pins = pins
-        return self._pins
+        return {self.label: self, **{cache.label: part for cache, part, _, _ in self.closure}}
 
     def __repr__(self) -> str:
         return f"<ModuleInfo {self.file!r} instance={self.instance} generation={self.generation}>"

@@ -180,7 +180,7 @@ def test_an_unchanged_tree_costs_one_stat_for_each_of_its_files(site: Site, monk
     stats: list[str] = []
     real = os.stat
     monkeypatch.setattr(
-        os, "stat", lambda path, *args, **kwargs: stats.append(str(path)) or real(path, *args, **kwargs)
+        os, "stat", lambda path, *args, **kwargs: stats.append(os.fsdecode(path)) or real(path, *args, **kwargs)
     )
     with site.request() as request:
         request.load()
