@@ -2,8 +2,8 @@
 
 ``install`` replaces the methods of mod_python's callback object, since its ``import_module`` is told neither the
 request nor the directory, and rules that need them could not be kept. What is replaced does what mod_python's own
-does, with these differences: nothing is put on sys.path; a handler may be a file name or a callable; one request is one
-set of modules and one leased connection, whatever phases and filters it runs through.
+does, with these differences: nothing is put on sys.path; a handler may be a file name; one request is one set of
+modules and one leased connection, whatever phases and filters it runs through.
 """
 
 from __future__ import annotations
@@ -289,10 +289,7 @@ def handler_dispatch(callback: Any, req: Any) -> int:
 
 def _handler(hlist: Any, default: str, call: Call, directory: str | None, req: Any) -> Any:
     """The object to call; None where a silent one does not exist."""
-    handler = hlist.handler
-    if callable(handler):  # by req.add_handler (item 15)
-        return handler
-    name, attribute = _split(handler, default)
+    name, attribute = _split(hlist.handler, default)
     module = _module(name, call, directory)
     if "." in attribute:
         return apache.resolve_object(module, attribute, req, silent=hlist.silent)
