@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from handlers.failures import Failure
 from handlers.loads import Load
-from handlers.modules import Failure, ModuleInfo
+from handlers.modules import ModuleInfo
 
 
 class Imports:

@@ -99,7 +99,7 @@ def clone(hook: Callable[[ModuleType], object], old: ModuleType, new: ModuleType
     try:
         hook(new)
     except BaseException as error:  # SystemExit too (reload contract, item 33)
-        log("err", f"__mp_clone__ of {old.__file__!r} failed, the new instance starts anew: {summary(error)}")
+        log("err", f"__mp_clone__ of {_file(old)!r} failed, the new instance starts anew: {summary(error)}")
         return False
     return True
 
@@ -111,7 +111,7 @@ def roll_back(old: ModuleType, new: ModuleType) -> None:
         try:
             hook(new)
         except BaseException as error:
-            log("err", f"__mp_rollback__ of {old.__file__!r} failed: {summary(error)}")
+            log("err", f"__mp_rollback__ of {_file(old)!r} failed: {summary(error)}")
 
 
 def purge(module: ModuleType, timeout: float) -> None:
@@ -125,7 +125,7 @@ def purge(module: ModuleType, timeout: float) -> None:
         try:
             hook(module) if _takes_module(hook) else hook()
         except BaseException as error:
-            log("err", f"__mp_purge__ of {module.__file__!r} failed: {summary(error)}")
+            log("err", f"__mp_purge__ of {_file(module)!r} failed: {summary(error)}")
         finally:
             del _purged[threading.get_ident()]
 
@@ -134,7 +134,11 @@ def purge(module: ModuleType, timeout: float) -> None:
     thread.start()
     thread.join(timeout)
     if thread.is_alive():
-        log("err", f"__mp_purge__ of {module.__file__!r} has not returned within {timeout:g} s; it is left to itself")
+        log("err", f"__mp_purge__ of {_file(module)!r} has not returned within {timeout:g} s; it is left to itself")
+
+
+def _file(module: ModuleType) -> object:
+    return vars(module).get("__file__", module)  # a module may have deleted the name
 
 
 def retired(module: ModuleType | None) -> ModuleType | None:
@@ -154,7 +158,7 @@ def release(module: ModuleType) -> None:
         try:
             close()
         except Exception as error:
-            log("warning", f"{module.__file__!r}: {name} ({describe(value)}) could not be closed: {summary(error)}")
+            log("warning", f"{_file(module)!r}: {name} ({describe(value)}) could not be closed: {summary(error)}")
 
 
 def report_made_anew(old: ModuleType, new: ModuleType) -> None:
@@ -162,7 +166,7 @@ def report_made_anew(old: ModuleType, new: ModuleType) -> None:
     fresh = vars(new)
     for name, value in list(vars(old).items()):
         if (is_pool(value) or is_connection(value)) and fresh.get(name, value) is not value:
-            log("warning", f"{new.__file__!r} makes {name} anew at each reload, and the one handed over is closed: "
+            log("warning", f"{_file(new)!r} makes {name} anew at each reload, and the one handed over is closed: "
                            f"guard it by \"if {name!r} not in globals():\"")  # fmt: skip
 
 

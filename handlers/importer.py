@@ -20,9 +20,10 @@ from typing import Any
 
 from handlers import files, finder
 from handlers.context import Call, Settings, current, entered
+from handlers.failures import Failure
 from handlers.graph import graph
 from handlers.loader import Loader, despite
-from handlers.modules import Failure, ModuleCache, ModuleInfo, label_of
+from handlers.modules import ModuleCache, ModuleInfo, label_of
 from mpool import interpreter_name, log, on_child_exit
 
 Found = tuple[ModuleCache, "os.stat_result | None"]
@@ -84,9 +85,9 @@ class Importer:
         cache = self._caches.get(file)
         if cache is not None and cache.info is not None and not self._has_to_look(cache, call):
             return cache, None
+        if call.loads:  # before the look that counts, which may raise
+            call.loads[-1].watched[file] = files.signature_of(file)
         found = files.look(file)
-        if call.loads:
-            call.loads[-1].watched[file] = files.signature(found) if found else None
         if found is not None:
             cache = cache or self._caches.setdefault(file, ModuleCache(file))
             cache.removed = False
@@ -222,7 +223,10 @@ class Importer:
         if pinned is not None:
             # This request may have begun before the child's last reload; what was built on that is not set back.
             return pinned is not bound and child.info is not bound
-        stat = files.look(child.file)
+        try:
+            stat = files.look(child.file)
+        except OSError:
+            return True  # whoever imports it is told why
         if stat is None and files.is_gone(child.file):
             child.removed = True
             return True
@@ -234,6 +238,7 @@ class Importer:
 
 _importer = Importer()
 _plain_import = builtins.__import__
+_BUILT_IN = frozenset(sys.builtin_module_names)
 
 
 def _outside(req: Any) -> Call:
@@ -307,9 +312,9 @@ def statement(
     The importing module is known by the globals that the statement passes, and by nothing else; a call of
     ``__import__`` without them means its direct caller's. C code that imports passes an empty list, and means Python's
     own modules: with that list what is beside the module is found only where Python has none of that name.
-    (reload contract, item 44)
+    (reload contract, item 44) The built-in modules are Python's, as they are in any script.
     """
-    if not level and "." not in name:
+    if not level and "." not in name and name not in _BUILT_IN:
         own = globals
         if own is None:
             caller = sys._getframe().f_back

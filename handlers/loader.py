@@ -16,8 +16,9 @@ from types import CodeType
 
 from handlers import files, hooks
 from handlers.context import Call
+from handlers.failures import Failure, copy_of, detached
 from handlers.loads import Load, Loads, State
-from handlers.modules import Failure, ModuleCache, ModuleInfo, copy_of, detached
+from handlers.modules import ModuleCache, ModuleInfo
 from handlers.retire import Retirement
 from mpool import log
 
@@ -65,7 +66,8 @@ class Loader:
         if isinstance(load.error, files.Unfinished):
             return self._now(cache, call, path)  # the old one; if that was removed meanwhile, a first load, which waits
         if load.error is not None:
-            return despite(cache, load.failure or Failure(detached(load.error), dict(load.watched)), call)
+            failure = load.failure or Failure(detached(load.error), dict(load.watched))
+            return despite(cache, failure, call, load.error)
         return load.info
 
     def _now(self, cache: ModuleCache, call: Call, path: Sequence[str]) -> ModuleInfo:
@@ -209,15 +211,18 @@ class Loader:
             cache.failure = load.failure = Failure.after(cache.failure, load.error, dict(load.watched))
 
 
-def despite(cache: ModuleCache, failure: Failure, call: Call) -> ModuleInfo:
-    """The last good instance, where there is one and it is to serve; the error otherwise, for all of this request."""
+def despite(cache: ModuleCache, failure: Failure, call: Call, error: BaseException | None = None) -> ModuleInfo:
+    """The last good instance, where there is one and it is to serve; the error otherwise, for all of this request.
+
+    *error* is the one itself, where it has just been met.
+    """
     info = cache.info
     if call.loads:
         call.loads[-1].watched.update(failure.files)
     if info is not None and call.settings.serve_last_good:
         return info
     call.imports.failures[cache.label] = failure
-    raise copy_of(failure.error)
+    raise copy_of(error or failure.error)
 
 
 def is_logging(call: Call) -> bool:

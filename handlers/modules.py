@@ -1,23 +1,16 @@
-"""What the importer keeps of each file, of each instance of its module, and of each failure to load it."""
+"""What the importer keeps of each file, and of each instance of its module."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
 import sys
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
-from types import FunctionType, ModuleType, TracebackType
+from types import ModuleType
 from typing import Any
 
-from handlers.files import Signature, signature_of
-
-_HERE = os.path.dirname(__file__)
-
-FIRST_RETRY, LAST_RETRY = 1.0, 60.0  # seconds until a failed reload is tried again though its files are unchanged
+from handlers.failures import Failure
+from handlers.files import Signature
 
 
 def label_of(file: str) -> str:
@@ -53,9 +46,15 @@ class ModuleInfo:
         self._closure: tuple[tuple[ModuleCache, ModuleInfo, bytes, Signature | None], ...] | None = None
 
     def discard(self) -> None:
-        """Drop the module and all that was found out of it: an empty one stands in its place."""
+        """Drop the module and all that was found out of it: an empty one stands in its place.
+
+        Where its imports look stays known: a function of it may live on in a callback.
+        """
         self.kept.clear()
+        known = vars(self.module)
         self.module = new_module(self.label)
+        if "__mp_path__" in known:
+            vars(self.module)["__mp_path__"] = known["__mp_path__"]
 
     @property
     def children(self) -> list[str]:
@@ -107,68 +106,6 @@ class ModuleInfo:
 
     def __repr__(self) -> str:
         return f"<ModuleInfo {self.file!r} instance={self.instance} generation={self.generation}>"
-
-
-def copy_of(error: BaseException) -> BaseException:
-    """*error* once more, with the traceback from the failing module down and no request's frames above it.
-
-    One exception object raised in several threads, or kept, would gather and hold the frames of all of them.
-    """
-    trace = error.__traceback__
-    while trace is not None and os.path.dirname(trace.tb_frame.f_code.co_filename) == _HERE:
-        trace = trace.tb_next
-    try:
-        again = copy.copy(error)
-    except Exception:
-        again = ImportError(f"{type(error).__name__}: {error}")
-    return again.with_traceback(trace)
-
-
-def detached(error: BaseException) -> BaseException:
-    """*error* once more, to be kept: its traceback says the same, and holds no namespace and no request.
-
-    A frame holds its globals, its variables and the frames below it: kept, they would be the failed module, what it has
-    opened, the old instance and the whole request that has met the error.
-    """
-    again = copy_of(error)
-    places: list[TracebackType] = []
-    trace = again.__traceback__
-    while trace is not None:
-        places.append(trace)
-        trace = trace.tb_next
-    for place in reversed(places):
-        code, known = place.tb_frame.f_code, place.tb_frame.f_globals
-        stand_in = _stand_in.__code__.replace(co_filename=code.co_filename, co_name=code.co_name)
-        names = {"__name__": known.get("__name__"), "__mp_info__": known.get("__mp_info__")}
-        # The frame of a generator that has not begun belongs to no stack.
-        frame = FunctionType(stand_in, names)().gi_frame
-        trace = TracebackType(trace, frame, -1, place.tb_lineno)
-    return again.with_traceback(trace)
-
-
-def _stand_in() -> Iterator[None]:
-    yield
-
-
-@dataclass
-class Failure:
-    """The last attempt to load a file failed: why, and what has to happen before the next one."""
-
-    error: BaseException
-    files: dict[str, Signature | None]  # what the attempt has read or looked for; None: was not there
-    failures: int = 1  # in a row, with the same files
-    retry_at: float = 0.0  # on the monotonic clock
-
-    @classmethod
-    def after(cls, previous: Failure | None, error: BaseException, files: dict[str, Signature | None]) -> Failure:
-        again = previous is not None and previous.files == files
-        failures = previous.failures + 1 if again and previous else 1
-        delay = min(FIRST_RETRY * 2 ** (failures - 1), LAST_RETRY)
-        return cls(detached(error), files, failures, retry_at=time.monotonic() + delay)
-
-    def is_due(self) -> bool:
-        """Has its time come, or has one of its files changed?"""
-        return time.monotonic() >= self.retry_at or any(signature_of(file) != seen for file, seen in self.files.items())
 
 
 class ModuleCache:

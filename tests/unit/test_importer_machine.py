@@ -25,7 +25,7 @@ from hypothesis import Phase, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from handlers import files, importer, loader, modules
+from handlers import failures, files, importer, loader
 from handlers.context import Call, Settings, entered
 from handlers.importer import Importer, statement
 from handlers.modules import ModuleInfo, label_of
@@ -447,7 +447,7 @@ class ImporterMachine(RuleBasedStateMachine):
         self.model = Model()
         self.record = builtins.RECORD = Record()  # type: ignore[attr-defined]
         self.clock = Clock()
-        loader.time = modules.time = importer.time = self.clock  # type: ignore[assignment]
+        loader.time = failures.time = importer.time = self.clock  # type: ignore[assignment]
         self.importer = importer._importer = Importer()
         self.importer.retirement._soon = lambda step: None  # the housekeeper is a rule
         self.open: list[OpenRequest] = []
@@ -704,7 +704,7 @@ def _importer_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(importer, "_importer", importer._importer)
     monkeypatch.setattr(importer, "time", importer.time)
     monkeypatch.setattr(loader, "time", loader.time)
-    monkeypatch.setattr(modules, "time", modules.time)
+    monkeypatch.setattr(failures, "time", failures.time)
     monkeypatch.setattr(builtins, "RECORD", None, raising=False)
     monkeypatch.setattr(builtins, "__import__", statement)
     logging.disable()

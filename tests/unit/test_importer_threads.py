@@ -18,8 +18,9 @@ import pytest
 from importer_site import Site
 
 from handlers.context import Call, entered
+from handlers.failures import FIRST_RETRY
 from handlers.loads import Load, Loads
-from handlers.modules import FIRST_RETRY, ModuleInfo
+from handlers.modules import ModuleInfo
 
 PATIENCE = 60.0
 
