@@ -217,10 +217,10 @@ def despite(cache: ModuleCache, failure: Failure, call: Call, error: BaseExcepti
     *error* is the one itself, where it has just been met.
     """
     info = cache.info
-    if call.loads:
-        call.loads[-1].watched.update(failure.files)
     if info is not None and call.settings.serve_last_good:
         return info
+    if call.loads:
+        call.loads[-1].watched.update(failure.files)
     call.imports.failures[cache.label] = failure
     raise copy_of(error or failure.error)
 

@@ -9,6 +9,7 @@ import threading
 
 import pytest
 from servers.base import wait_until
+from servers.postgres import WAIT_FOR_THE_TEST, held_up
 
 CONNECT = """
 VERSION = {version}
@@ -65,18 +66,19 @@ def test_a_connection_left_behind_is_closed_and_named(place: str, httpd, postgre
 
 def test_what_was_left_behind_stays_open_until_the_last_request_on_it_has_ended(httpd, postgres) -> None:
     text = page("a module name", 0).replace(
-        "def index(req):",
-        "def index(req, seconds: float = 0):\n    _get().cursor().execute('SELECT pg_sleep(%s)', (seconds,))",
+        "def index(req):", "def index(req, held: bool = False):\n    if held: _get().cursor().execute(WAIT)"
     )
+    text = text.replace("VERSION = 0", f"VERSION = 0\nWAIT = {WAIT_FOR_THE_TEST!r}")
     server = httpd(site={"page.py": text}, options={"test.conninfo": postgres.conninfo})
     old = server.get("/page").text.split()[1]
     answers: list[str] = []
-    slow = threading.Thread(target=lambda: answers.append(server.get("/page?seconds=2").text))
-    slow.start()
-    wait_until(lambda: [s for pid, _, s in postgres.backends("left-behind") if pid == int(old)] == ["active"])
-    server.edit("page.py", text.replace("VERSION = 0", "VERSION = 1"))
-    assert server.get("/page").text.split()[0] == "1"
-    assert slow.is_alive() and int(old) in [pid for pid, _, _ in postgres.backends("left-behind")]
+    slow = threading.Thread(target=lambda: answers.append(server.get("/page?held=yes").text))
+    with held_up(postgres):
+        slow.start()
+        wait_until(lambda: [s for pid, _, s in postgres.backends("left-behind") if pid == int(old)] == ["active"])
+        server.edit("page.py", text.replace("VERSION = 0", "VERSION = 1"))
+        assert server.get("/page").text.split()[0] == "1"
+        assert slow.is_alive() and int(old) in [pid for pid, _, _ in postgres.backends("left-behind")]
     slow.join()
     assert answers == [f"0 {old}"]
     wait_until(lambda: int(old) not in [pid for pid, _, _ in postgres.backends("left-behind")], what="it is closed")

@@ -9,7 +9,8 @@ import time
 from collections import Counter
 
 import pytest
-from servers.base import alive, wait_until
+from servers.base import DEADLINE, alive, wait_until
+from servers.postgres import WAIT_FOR_THE_TEST, held_up
 
 WHO = """
 import os, sys, threading
@@ -42,6 +43,11 @@ def index(req, conn, seconds: float = 1.0):
     with conn.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid(), pg_sleep(%s)", (seconds,))
         return str(cursor.fetchone()[0])
+"""
+
+HELD = f"""
+def index(req, conn):
+    conn.cursor().execute({WAIT_FOR_THE_TEST!r})
 """
 
 
@@ -99,9 +105,10 @@ def test_all_threads_of_a_child_are_served_by_one_pool_of_max_size(httpd, postgr
     answers: list = []
     burst = threading.Thread(target=lambda: answers.extend(server.burst(15, "/meet")))
     burst.start()
-    while burst.is_alive():
+    ended = False
+    while not ended:
+        ended = not burst.is_alive()  # and then once more: idle ones are kept
         most = max(most, len(postgres.backends(f"mpool/{server.children()[0]}/")))
-    burst.join()
     assert Counter(answer.status for answer in answers) == {200: 15}, server.log()
     threads, pools, backends = (set(column) for column in zip(*(a.text.split() for a in answers), strict=True))
     assert (len(threads), len(pools)) == (15, 1)
@@ -116,7 +123,7 @@ def test_all_threads_of_a_child_are_served_by_one_pool_of_max_size(httpd, postgr
 def busy(httpd, postgres):
     """An Apache of two children whose pools have connections; application names tell them apart."""
     server = httpd(
-        site={"slow.py": SLOW, "who.py": WHO},
+        site={"slow.py": SLOW, "held.py": HELD, "who.py": WHO},
         processes=2,
         threads=5,
         options={"mpool.conninfo": postgres.conninfo, "mpool.min_size": 1},
@@ -149,11 +156,16 @@ def test_no_backend_outlives_its_child(how: str, busy, postgres) -> None:
 def test_a_graceful_end_cuts_no_request(how: str, busy, postgres) -> None:
     old = busy.children()
     answers: list = []
-    clients = threading.Thread(target=lambda: answers.extend(busy.burst(6, "/slow?seconds=2")))
-    clients.start()
-    wait_until(lambda: sum(state == "active" for _, _, state in _of(postgres, busy)) == 6, what="six queries run")
-    getattr(busy, how)()
+    clients = threading.Thread(target=lambda: answers.extend(busy.burst(6, "/held")))
+    ending = threading.Thread(target=getattr(busy, how))
+    mark = busy.log_mark()
+    with held_up(postgres):
+        clients.start()
+        wait_until(lambda: sum(state == "active" for _, _, state in _of(postgres, busy)) == 6, what="six queries run")
+        ending.start()
+        busy.wait_for_log("shutting down gracefully|Doing graceful restart", since=mark)
     clients.join()
+    ending.join()
     assert Counter(answer.status for answer in answers) == {200: 6}, busy.log()
     wait_until(lambda: not _of(postgres, busy, old), what="the backends of the old children are gone")
 
@@ -183,7 +195,7 @@ def test_a_killed_child_leaves_no_idle_backend_and_the_next_one_serves(busy, pos
     os.kill(victim, signal.SIGKILL)
     wait_until(lambda: not _of(postgres, busy, [victim]), what="the backends of the killed child are gone")
     wait_until(lambda: len(busy.children()) == 2 and victim not in busy.children(), what="a new child runs")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + DEADLINE
     while {int(answer.text.split()[0]) for answer in busy.burst(10, "/who")} != set(busy.children()):
         assert time.monotonic() < deadline
 

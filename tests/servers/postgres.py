@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": sig
 DATABASE = "site"
 ROLE = "site"
 ADMIN = "postgres"
+
+# A statement that waits for the end of `held_up`, and can do so in any number of sessions.
+WAIT_FOR_THE_TEST = "SELECT pg_advisory_xact_lock_shared(1)"
 
 
 def bin_directory() -> Path:
@@ -222,7 +226,9 @@ class PostgresServer:
         )
         return [(pid, name, state) for pid, name, state in rows]
 
-    def wait_for_backends(self, count: int, prefix: str = "mpool", timeout: float = 10.0) -> list[tuple[int, str, str]]:
+    def wait_for_backends(
+        self, count: int, prefix: str = "mpool", timeout: float = DEADLINE
+    ) -> list[tuple[int, str, str]]:
         """Wait until there are exactly *count* such backends and return them."""
         found: list[tuple[int, str, str]] = []
 
@@ -239,3 +245,15 @@ class PostgresServer:
     def terminate_backends(self, prefix: str = "mpool") -> int:
         """Terminate those backends; how many there were."""
         return sum(bool(self.execute("SELECT pg_terminate_backend(%s)", pid)) for pid, _, _ in self.backends(prefix))
+
+
+@contextlib.contextmanager
+def held_up(server: PostgresServer) -> Iterator[None]:
+    """Within this block `WAIT_FOR_THE_TEST` waits, however slow the machine is."""
+    holder = psycopg2.connect(server.admin_conninfo)
+    try:
+        with holder.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(1)")
+        yield
+    finally:
+        holder.close()

@@ -9,6 +9,7 @@ import weakref
 
 import pytest
 from importer_site import Site
+from servers.base import wait_until
 
 from handlers import files, retire
 from handlers.context import entered
@@ -450,7 +451,7 @@ def test_a_page_called_like_a_package_does_not_hide_it(site: Site) -> None:
 def test_waiters_of_a_first_load_get_its_module_or_its_error(site: Site) -> None:
     site.write("gate.py", "import threading\ngo = threading.Event()\nruns = []")
     gate = site.load("gate")
-    site.write("page.py", "import gate\ngate.runs.append(1)\ngate.go.wait(20)\n1 / 0")
+    site.write("page.py", "import gate\ngate.runs.append(1)\ngate.go.wait(90)\n1 / 0")
     outcomes: list[object] = []
 
     def visit() -> None:
@@ -462,12 +463,10 @@ def test_waiters_of_a_first_load_get_its_module_or_its_error(site: Site) -> None
     threads = [threading.Thread(target=visit) for _ in range(6)]
     for thread in threads:
         thread.start()
-    deadline = threading.Event()
-    while len(site.importer.loader.loads._waiting) < 5:
-        assert not deadline.wait(0.005)
+    wait_until(lambda: len(site.importer.loader.loads._waiting) == 5, what="the others wait")
     gate.go.set()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert [type(outcome) for outcome in outcomes] == [ZeroDivisionError] * 6
     assert gate.runs == [1]
 
@@ -476,7 +475,7 @@ def test_two_threads_loading_modules_that_import_each_other_do_not_deadlock(site
     site.write("gate.py", "import threading\nboth = threading.Barrier(2)")
     site.load("gate")
     for name, other in (("a", "b"), ("b", "a")):
-        site.write(f"{name}.py", f"import gate\ngate.both.wait(20)\nimport {other}\nx = {name!r}")
+        site.write(f"{name}.py", f"import gate\ngate.both.wait(60)\nimport {other}\nx = {name!r}")
     results: dict[str, object] = {}
     threads = [
         threading.Thread(target=lambda name=name: results.__setitem__(name, site.load(name)), daemon=True)
@@ -485,26 +484,25 @@ def test_two_threads_loading_modules_that_import_each_other_do_not_deadlock(site
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert results["a"].b is results["b"] and results["b"].a is results["a"]
 
 
 def test_nobody_outside_a_cycle_sees_an_unfinished_module(site: Site) -> None:
     site.write("gate.py", "import threading\nreached = threading.Event()\ngo = threading.Event()")
     gate = site.load("gate")
-    site.write("a.py", "import gate\nimport b\ngate.reached.set()\ngate.go.wait(20)\nx = 1")
+    site.write("a.py", "import gate\nimport b\ngate.reached.set()\ngate.go.wait(90)\nx = 1")
     site.write("b.py", "import a\ndef f(): return a.x")
     results: list[object] = []
     first = threading.Thread(target=lambda: site.load("a"))
     first.start()
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(60)
     second = threading.Thread(target=lambda: results.append(site.load("b").f()))
     second.start()
-    while not site.importer.loader.loads._waiting:
-        assert second.is_alive()
+    wait_until(lambda: site.importer.loader.loads._waiting, what="the second one waits")
     gate.go.set()
-    first.join(20)
-    second.join(20)
+    first.join(60)
+    second.join(60)
     assert results == [1]
 
 
@@ -516,4 +514,4 @@ def test_let_go_runs_in_no_request(site: Site, monkeypatch: pytest.MonkeyPatch) 
     site.load()
     site.write("page.py", "x = 2")
     site.load()
-    assert ended.wait(20)
+    assert ended.wait(60)

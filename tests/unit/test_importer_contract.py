@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from importer_site import Site
+from servers.base import wait_until
 
 from handlers import context, files, importer
 from handlers.context import Settings, entered
@@ -285,6 +286,7 @@ def test_a_purge_hook_that_hangs_does_not_keep_the_others(site: Site, monkeypatc
         site.write(f"{name}.py", "x = 2")
         site.load(name)
     site.drain()
+    wait_until(lambda: gate.purged, what="the other one's purge")
     end.set()
     assert gate.purged == ["b"]
 

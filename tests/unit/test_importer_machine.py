@@ -270,10 +270,10 @@ class Model:
         return self.current(child.name, request, parent) is not child
 
     def despite(self, name: str, failure: Failure, request: ModelRequest, parent: Attempt | None) -> Instance:
-        if parent is not None:
-            parent.seen.update(failure.seen)
         if name in self.serving and request.keep_last_good:
             return self.serving[name]
+        if parent is not None:
+            parent.seen.update(failure.seen)
         request.failed[name] = failure
         raise failure.error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import itertools
 import os
 import random
 import sys
@@ -404,7 +405,10 @@ class Chaos:
 
     def edit(self) -> None:
         try:
-            for _ in range(250):
+            deadline = time.monotonic() + PATIENCE / 2
+            edits = itertools.count(1)
+            # As long as it takes the requests to have met some of them, on a machine with other work, too.
+            while next(edits) <= 250 or (self.outcomes["loaded"] <= 100 and time.monotonic() < deadline):
                 path = self.site.root / f"{self.rng.choice(self.names)}.py"
                 if self.rng.random() < 0.15:
                     path.unlink(missing_ok=True)
