@@ -254,7 +254,7 @@ def _check_class_guard(facts: Facts, name: str, found: Any) -> None:
 
 def _step(module: types.ModuleType, facts: Facts, target: Target, holder: Any, name: str) -> Any:
     """From an instance or a class of the page to what *name* stands for in it."""
-    if is_function_like(holder) or "__wrapped__" in _own_names(holder) or target.attribute is not None:
+    if (_is_callable_part(holder) and not isinstance(holder, type)) or target.attribute is not None:
         raise Refused(f"{name!r} is an attribute of a function")
     if issubclass(holder if isinstance(holder, type) else type(holder), Handler):
         # Otherwise a link could call the method for POST, past prepare() and finish().
@@ -267,6 +267,11 @@ def _step(module: types.ModuleType, facts: Facts, target: Target, holder: Any, n
     if owner is not None:
         target.required |= facts.required(f"{owner.__qualname__}.{name}")
         _check_class_guard(facts, f"{owner.__qualname__}.{name}", found)
+    if owner is None and _mark(found) is None and _is_callable_part(found):
+        page = _page_name(module, found)
+        if page is None:
+            raise Refused(f"{name!r} is data of an instance")
+        target.steps.insert(0, (module, page, found))
     found = _published(module, found, target, name)
     if isinstance(holder, type):
         if not is_function_like(found) or not _may_be_made(holder):
@@ -276,6 +281,20 @@ def _step(module: types.ModuleType, facts: Facts, target: Target, holder: Any, n
     if owner is not None and is_function_like(found):
         return found.__get__(holder, type(holder)) if hasattr(found, "__get__") else found
     return found
+
+
+def _is_callable_part(found: Any) -> bool:
+    """A function, a class, or what a decorator made of one: not an object of the page with names of its own."""
+    return isinstance(found, type) or is_function_like(found) or "__wrapped__" in _own_names(found)
+
+
+def _page_name(module: types.ModuleType, found: Any) -> str | None:
+    """The public name that *found* has in the module itself: an instance that holds it is one more URL for a page."""
+    listed = module.__dict__.get("__all__")
+    for name, value in list(module.__dict__.items()):
+        if value is found and not name.startswith("_") and (listed is None or name in listed):
+            return name
+    return None
 
 
 def _may_be_made(cls: type) -> bool:

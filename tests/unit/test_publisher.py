@@ -118,6 +118,10 @@ foreign_partial = functools.partial(getoutput, "id")
 foreign_cached = functools.lru_cache(getcwd)
 bound_builtin = settings.keys
 
+class _Hidden:
+    def __init__(self, req): pass
+    def __call__(self, req): return "hidden"
+
 class Page:
     data = "data"
     inner_page = page
@@ -126,6 +130,11 @@ class Page:
         self.function = page
         self.foreign = getoutput
         self.child = None
+        self.lambda_ = lambda req: "data"
+        self.private = _private
+        self.partial = functools.partial(page)
+        self.cls = _Hidden
+        self.tool = publish(lambda: 42)
     def __call__(self, req):
         return "instance"
     def method(self, req):
@@ -157,6 +166,8 @@ class Plain:
         return "plain"
     def method(self, req, name="x"):
         return "plain method " + name
+
+obj.method_of_another = Plain().method
 
 class ForRequests:
     def __init__(self, req, name="?"):
@@ -192,7 +203,7 @@ def listed(req):
         ("", "index"), ("index", "index"), ("page", "page"), ("page/", "page"), ("marked", "marked"),
         ("größe", "größe"), ("alias", "page"), ("anonymous", "anonymous"), ("partial", "page"), ("cached", "page"),
         ("obj", "instance"), ("obj/method", "method"), ("obj.method", "method"), ("obj/static", "static"),
-        ("obj/clsmethod", "Page"), ("obj/function", "page"), ("obj/child", "instance"),
+        ("obj/clsmethod", "Page"), ("obj/function", "page"), ("obj/child", "instance"), ("obj/tool", "42"),
         ("obj/child/method", "method"), ("Plain/method", "plain method x"), ("ForRequests", "made ?"),
         ("ForRequests/method", "method ?"), ("listed", "listed"),
     ],
@@ -211,7 +222,7 @@ def test_functions_and_classes_of_the_page_are_published(visit, path, body):
         "__file__", "__dict__", "helper", "foreign_partial", "foreign_partial/func", "foreign_cached",
         "foreign_cached/cache_info", "bound_builtin", "cached/cache_clear", "page/__globals__", "page/func_code",
         "page/__code__/co_consts", "obj/_private", "obj/__class__", "obj/__dict__", "obj/data", "obj/password",
-        "obj/foreign", "obj/prop", "obj/nothing", "obj/method/__func__", "obj/method/im_func", "obj/child/child",
+        "obj/foreign", "obj/lambda_", "obj/private", "obj/partial", "obj/method_of_another", "obj/cls", "obj/prop", "obj/nothing", "obj/method/__func__", "obj/method/im_func", "obj/child/child",
         "data", "data/value", "Plain", "Page/data", "Data", "Data/__init__", "ForRequests/_x", "Error", "Error/method",
         "Error/args", "Page/mro", "partial/func", "nothing", "page/page", "pa ge", "/page", "obj//method", ".", "..",
         "obj/..", "page\0", "Plain/method/x", "shell/__wrapped__", "marked/__wrapped__",
@@ -542,6 +553,13 @@ def test_a_commit_that_fails_after_req_write_is_logged_and_appends_nothing(visit
     assert "deferred" in visit.req.logged[0]
 
 
+def test_a_commit_that_fails_after_req_write_and_done_appends_nothing_either(visit):
+    visit.commit_fails = RuntimeError("deferred")
+    source = "import _apache\ndef page(req, conn):\n    req.write('all is well')\n    raise _apache.SERVER_RETURN(-2)"
+    assert visit(source) == 200
+    assert visit.req.written == b"all is well" and "deferred" in visit.req.logged[0]
+
+
 def test_a_stream_holds_its_transaction_as_long_as_it_runs(visit):
     visit("def page(req, conn):\n    yield 'a'\n    req.events.append('between')\n    yield 'b'")
     assert visit.req.events == ["lease", "write", "between", "write", "commit", "release"]
@@ -554,10 +572,32 @@ def test_a_stream_that_fails_at_its_start_is_an_error_page(visit):
 
 
 def test_a_stream_that_fails_half_way_rolls_back_and_appends_nothing(visit):
-    assert visit("def page(req, conn):\n    yield 'a'\n    1 / 0") == 200
+    assert visit("def page(req, conn):\n    yield 'a'\n    1 / 0") == serving.BROKEN_OFF
+    assert visit.req.events == ["lease", "write", "rollback", "release"]
+    assert visit.req.written == b"a" and visit.req.connection.keepalive == -1
+    assert any("ZeroDivisionError" in line for line in visit.req.logged)
+
+
+@pytest.mark.parametrize(
+    "error", ["_apache.SERVER_RETURN(404)", "HttpError(409, 'gone')", "PoolTimeout('full')", "SystemExit()"]
+)
+def test_whatever_ends_a_stream_half_way_breaks_it_off(visit, error):
+    source = "import _apache\nfrom mpool import PoolTimeout\nfrom handlers.publisher import HttpError\n"
+    assert visit(f"{source}def page(req, conn):\n    yield 'a'\n    raise {error}") == serving.BROKEN_OFF
     assert visit.req.events == ["lease", "write", "rollback", "release"]
     assert visit.req.written == b"a"
-    assert any("ZeroDivisionError" in line for line in visit.req.logged)
+
+
+def test_a_stream_that_says_that_it_is_done_is_complete_and_committed(visit):
+    with pytest.raises(ServerReturn):
+        visit("import _apache\ndef page(req, conn):\n    yield 'a'\n    raise _apache.SERVER_RETURN(-2)")
+    assert visit.req.events == ["lease", "write", "commit", "release"]
+
+
+def test_a_stream_whose_commit_fails_is_broken_off(visit):
+    visit.commit_fails = RuntimeError("deferred")
+    assert visit("def page(req, conn):\n    yield 'a'") == serving.BROKEN_OFF
+    assert "deferred" in visit.req.logged[0]
 
 
 def test_head_does_not_run_a_stream_further_than_its_start(visit):
