@@ -16,6 +16,7 @@ from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 from urllib.parse import parse_qsl
 
+from handlers import chunked
 from handlers.errors import HttpError
 
 CHUNK = 65536
@@ -190,11 +191,9 @@ def _check_sizes(pairs: Iterable[tuple[str, str]], limits: Limits) -> None:
 
 def read_body(req: Any, limits: Limits) -> list[tuple[str, Any]]:
     """The values in the body of *req*; none where its type is not one of forms, and the page reads it itself."""
-    length = _content_length(req)
+    length = _body_length(req, limits)
     if length == 0:
         return []
-    if length > limits.max_body:
-        raise HttpError(413, f"The body is longer than {limits.max_body} bytes.")
     mime, parameters = content_type(req)
     if mime == URLENCODED:
         return _read_urlencoded(req, parameters, limits)
@@ -205,10 +204,24 @@ def read_body(req: Any, limits: Limits) -> list[tuple[str, Any]]:
     return []
 
 
+def _body_length(req: Any, limits: Limits) -> int:
+    coding = header(req, chunked.TRANSFER)
+    if coding is None:
+        length: int | None = _content_length(req)
+    elif coding.strip().lower() == "chunked":
+        try:
+            length = chunked.spool(req, limits.max_body, limits.spool_size, CHUNK)
+        except OSError:
+            raise HttpError(400, "The body could not be read to its end.") from None
+    else:
+        raise HttpError(411, "A body must come with its Content-Length, or in chunks.")
+    if length is None or length > limits.max_body:
+        raise HttpError(413, f"The body is longer than {limits.max_body} bytes.")
+    return length
+
+
 def _content_length(req: Any) -> int:
-    if header(req, "Transfer-Encoding"):
-        raise HttpError(411, "A body must come with its Content-Length.")
-    text = header(req, "Content-Length") or "0"
+    text = header(req, chunked.LENGTH) or "0"
     if not text.isascii() or not text.isdigit() or len(text) > 18:
         raise HttpError(400, "The Content-Length is not a number.")
     return int(text)
@@ -259,7 +272,7 @@ def chunks(req: Any, limit: int) -> Iterator[bytes]:
         if total > limit:
             raise HttpError(413, f"The body is longer than {limit} bytes.")
         yield chunk
-    if total < _content_length(req):
+    if total < _content_length(req):  # that of a body in chunks is known to be complete
         raise HttpError(400, "The body is shorter than its Content-Length.")
 
 

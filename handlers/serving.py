@@ -20,6 +20,10 @@ from mpool import PoolError, PoolTimeout, TooManyRequests, log
 
 OK, DECLINED, DONE = 0, -1, -2
 
+#: AP_FILTER_ERROR: for Apache the answer has failed below us, and it adds nothing, not even the end of the body.
+BROKEN_OFF = -102
+_CLOSE = -1  # AP_CONN_CLOSE
+
 #: Seconds after which a client may try again when there is no connection to be had.
 RETRY_AFTER = "5"
 
@@ -153,9 +157,12 @@ def _send_headers(req: Any, status: int, headers: list[tuple[str, str]]) -> None
 
 
 def _stream(req: Any, rendered: results.Rendered, status: int, headers: list[tuple[str, str]]) -> int:
-    """Send a stream part by part; the transaction ends with it, before the client has read the last of it."""
+    """Send a stream part by part; the transaction ends with it, before the client has read the last of it.
+
+    One that fails half way is broken off: its client must not take it for a complete answer.
+    """
     assert rendered.stream is not None
-    complete = False
+    complete = ended = False
     try:
         _send_headers(req, status, headers)
         if rendered.content_type:
@@ -165,20 +172,35 @@ def _stream(req: Any, rendered: results.Rendered, status: int, headers: list[tup
                 if part:
                     req.write(part)
         complete = True
-    except OSError as error:
-        if not req.connection.aborted:
+    except BaseException as error:
+        ended = _is_end(error)
+        if isinstance(error, OSError) and req.connection.aborted:
+            _client_gone(req, error)
+        elif not leases.has_sent(req) or ended or is_debug(req):
             raise
-        _client_gone(req, error)
+        else:
+            _log_traceback(req, error)
     finally:
         close = getattr(rendered.source, "close", None)
         if close is not None:
             close()  # its finally blocks run inside the transaction
-        if not complete:
+        if not (complete or ended):
             leases.settle(req, False)
-    if complete:
-        _settle(req)
+    complete = complete and _settle(req)
     leases.give_back(req)
-    return OK if complete else DONE
+    return OK if complete else _break_off(req)
+
+
+def _is_end(error: BaseException) -> bool:
+    """Is it the SERVER_RETURN by which a page says that it has sent all?"""
+    status = status_returned(error)
+    return status is not None and is_success(status)
+
+
+def _break_off(req: Any) -> int:
+    """End the answer so that the client sees that it is not complete: the connection closes before the body's end."""
+    req.connection.keepalive = _CLOSE
+    return BROKEN_OFF
 
 
 def refuse(req: Any, error: HttpError) -> int:
@@ -198,7 +220,11 @@ def refuse(req: Any, error: HttpError) -> int:
 
 def _fail(req: Any, error: Exception) -> int:
     status = status_returned(error)
-    leases.settle(req, status is not None and is_success(status))
+    if status is not None and is_success(status):
+        if _settle(req):
+            raise error
+        return DONE
+    leases.settle(req, False)
     if status is not None:
         raise error
     if is_outage(error):
@@ -212,10 +238,14 @@ def _fail(req: Any, error: Exception) -> int:
         return DONE
     if leases.has_sent(req) and not is_debug(req):
         # The headers are gone: an error page would be appended to the page's own text.
-        for line in traceback.format_exception(error):
-            log_error(req, line.rstrip())
+        _log_traceback(req, error)
         return DONE
     raise error
+
+
+def _log_traceback(req: Any, error: BaseException) -> None:
+    for line in traceback.format_exception(error):
+        log_error(req, line.rstrip())
 
 
 def _client_gone(req: Any, error: OSError) -> None:

@@ -32,6 +32,7 @@ class Table(dict[str, str]):
 class Connection:
     def __init__(self) -> None:
         self.aborted = False
+        self.keepalive = 1
 
 
 class Request:

@@ -389,9 +389,9 @@ def test_a_body_that_ends_early_is_refused():
     assert refusal.value.status == 400
 
 
-def test_a_chunked_body_asks_for_a_length():
+def test_a_body_in_a_coding_that_is_not_chunks_asks_for_a_length():
     with pytest.raises(HttpError) as refusal:
-        read_form(Request(method="POST", headers={"Transfer-Encoding": "chunked"}))
+        read_form(Request(method="POST", headers={"Transfer-Encoding": "gzip, chunked"}))
     assert refusal.value.status == 411
 
 
