@@ -15,6 +15,7 @@ PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check --config-set
 SERVE_PACKAGES := apache2-bin libapache2-mod-python postgresql python3-psycopg2 python3-werkzeug iso-codes
 TEST_PACKAGES := $(SERVE_PACKAGES) python3-venv
 
+WSGI := libapache2-mod-wsgi-py3
 FUZZ_STEPS ?= 2000
 
 .PHONY: demo test check bench fuzz yardstick venv clean
@@ -32,8 +33,8 @@ check: venv
 	$(PYTHON) -m mypy
 	$(PYTHON) -m pytest -q tests/unit/test_layers.py
 
-# The peers that the figures stand beside; what is missing all the same (mod_wsgi, Flask) is left out of the tables.
-bench: .venv/installed-bench
+# The peers that the figures stand beside come along.
+bench: .venv/installed-bench .venv/installed-wsgi
 	$(PYTHON) -m pytest -q -s tests/bench $(ARGS)
 
 fuzz: venv
@@ -54,6 +55,15 @@ venv: .venv/installed
 .venv/installed-bench: .venv/installed
 	@sh .ci/debian apache2-utils
 	$(PIP) '.[bench]'
+	@touch $@
+
+# Only unpacked, since the package would enable the module in the system's own Apache. A copy of its own of what runs
+# inside it, since the serving user may not be able to read .venv.
+.venv/installed-wsgi: .venv/installed
+	rm -rf .venv/wsgi && mkdir -p .venv/wsgi
+	cd .venv/wsgi && { apt-get download -qq $(WSGI) || { apt-get update -qq && apt-get download -qq $(WSGI); }; }
+	cd .venv/wsgi && dpkg -x $(WSGI)_*.deb .
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --target .venv/wsgi/python Flask 'psycopg[binary]' psycopg_pool
 	@touch $@
 
 clean:

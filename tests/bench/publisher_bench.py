@@ -1,13 +1,13 @@
 """Requests per second of a page, beside what else serves pages under Apache; by `ab`, on kept connections.
 
-Every row has the same Apache, MPM, threads and client, in one run, in turns: read the ratios. A row whose software is
-not installed is left out.
+Every row has the same Apache, MPM, threads and client, in one run, in turns: read the ratios.
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,10 +16,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from servers.httpd import Httpd
+from servers.base import make_public_dir, remove_tree
+from servers.httpd import REPOSITORY, Httpd, make_readable
 
-#: Debian: libapache2-mod-wsgi-py3. It is loaded by its own httpd only: two Pythons in one process do not agree.
-MOD_WSGI = Path(os.environ.get("BENCH_MOD_WSGI", "/usr/lib/apache2/modules/mod_wsgi.so"))
+#: mod_wsgi, and what runs in it, as `make bench` unpacks them. It is loaded by its own httpd only: two Pythons in one
+#: process do not agree.
+WSGI = REPOSITORY / ".venv/wsgi"
+MOD_WSGI = WSGI / "usr/lib/apache2/modules/mod_wsgi.so"
 AB = "/usr/bin/ab"
 
 CLIENTS, THREADS = 16, 25
@@ -116,30 +119,22 @@ class Row:
     rates: list[float] = field(default_factory=list)
 
 
-def has_flask_under_wsgi(*modules: str) -> bool:
-    """Has the Python that mod_wsgi embeds, Debian's own, got Flask and *modules*?"""
-    names = ", ".join(("flask", *modules))
-    probe = subprocess.run(["/usr/bin/python3", "-c", f"import {names}"], capture_output=True, check=False)
-    return MOD_WSGI.exists() and probe.returncode == 0
-
-
 STOCK: dict[str, Any] = {"conf": (), "mpm": "worker"}
 
 
 def rows_without_a_database() -> list[Row]:
-    rows = [
+    return [
         Row("handlers.publisher", "/page", {"page.py": PAGE}),
         Row("mod_python.publisher", "/page", {"page.py": PAGE}, {**STOCK, "handler": "mod_python.publisher"}),
         Row("bare mod_python handler", "/page", {"bare.py": BARE}, {**STOCK, "handler": "bare"}),
+        Row("mod_wsgi, Flask", "/app/page", {"app.wsgi": FLASK}, STOCK, WsgiHttpd),
     ]
-    if has_flask_under_wsgi():
-        rows.append(Row("mod_wsgi, Flask", "/app/page", {"app.wsgi": FLASK}, STOCK, WsgiHttpd))
-    return rows
 
 
 def rows_with_a_database(conninfo: str) -> list[Row]:
     options = {"mpool.conninfo": conninfo}
-    rows = [
+    app = FLASK_POOL.replace("{conninfo!r}", repr(conninfo))
+    return [
         Row("handlers.publisher, conn", "/page/one", {"page.py": PAGE}, {"options": options}),
         Row(
             "bare handler, a connection per thread",
@@ -147,20 +142,25 @@ def rows_with_a_database(conninfo: str) -> list[Row]:
             {"bare.py": BARE_CONNECTION},
             {**STOCK, "handler": "bare", "options": options},
         ),
+        Row("mod_wsgi, Flask, psycopg_pool", "/app/page/one", {"app.wsgi": app}, STOCK, WsgiHttpd),
     ]
-    if has_flask_under_wsgi("psycopg_pool"):
-        app = FLASK_POOL.replace("{conninfo!r}", repr(conninfo))
-        rows.append(Row("mod_wsgi, Flask, psycopg_pool", "/app/page/one", {"app.wsgi": app}, STOCK, WsgiHttpd))
-    return rows
 
 
 def measure(rows: list[Row], packages: Path, rounds: int, requests: int) -> None:
     """Fill in the rates, the rows in turns, so that what else the machine does falls on all of them."""
     servers: list[Httpd] = []
-    try:
+    with contextlib.ExitStack() as stack:
+        wsgi = make_public_dir("mpw-")
+        stack.callback(remove_tree, wsgi)
+        shutil.copytree(WSGI / "python", wsgi, dirs_exist_ok=True)
+        make_readable(wsgi)
         for row in rows:
             settings = {"threads": THREADS, "extra": UNLIMITED, **row.settings}
-            servers.append(row.server(packages=packages, site=row.site, **settings))
+            if row.server is WsgiHttpd:
+                settings["env"] = {"PYTHONPATH": str(wsgi)}
+            servers.append(
+                stack.enter_context(contextlib.closing(row.server(packages=packages, site=row.site, **settings)))
+            )
             answer = servers[-1].get(row.path)
             if answer.status != 200:
                 raise AssertionError(f"{row.name}: {answer.status}\n{servers[-1].log()}")
@@ -168,9 +168,6 @@ def measure(rows: list[Row], packages: Path, rounds: int, requests: int) -> None
         for _ in range(rounds):
             for row, server in zip(rows, servers, strict=True):
                 row.rates.append(_ab(server, row, requests))
-    finally:
-        for server in servers:
-            server.close()
 
 
 def _ab(server: Httpd, row: Row, requests: int) -> float:
