@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from mpool.driver import went_unanswered
+
 FIRST_DELAY = 0.1
 LONGEST_DELAY = 5.0
 JITTER = 0.1
@@ -28,6 +30,11 @@ class Circuit:
     @property
     def is_open(self) -> bool:
         return self.error is not None
+
+    @property
+    def unanswered(self) -> bool:
+        """Open, and not by a refusal of the server's own: nothing says that it lives."""
+        return self.error is not None and went_unanswered(self.error)
 
     def allows(self, now: float) -> bool:
         """May a connection be tried now?"""

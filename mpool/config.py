@@ -36,7 +36,7 @@ class PoolConfig:
     max_lifetime: float = 3600.0  # less up to 5 %, so that connections do not all end together
     max_idle: float = 600.0  # what is above min_size and unused for so long is closed
     max_uses: int = 0  # leases before a connection is replaced; 0: no limit
-    connect_timeout: float = 10.0  # libpq's, where conninfo and kwargs give none
+    connect_timeout: float = 10.0  # libpq's, where conninfo and kwargs give none; and for what a return asks the server
     reconnect_timeout: float = 300.0  # the housekeeper gives up on a server that is down for so long
     check_after: float = 30.0  # a connection silent for so long is asked for an answer before it is lent
     check_bypass: float = 0.5  # one found alive within so many seconds is lent unchecked
@@ -45,7 +45,7 @@ class PoolConfig:
     reset_session: bool = False  # RESET ALL and RESET SESSION AUTHORIZATION at every return
     close_returns: bool = False  # close() on a leased connection gives it back instead
     num_workers: int = 3  # connections opened at once while min_size is being filled
-    housekeeper: bool = True  # False: no thread; what it does is done in passing
+    housekeeper: bool = True  # False: no thread; what it does is done in passing, and nothing ends a hanging return
     configure: Callback | None = None  # once per new connection
     check: Callback | None = None  # at every checkout, besides the pool's own check; raises if not alive
     reset: Callback | None = None  # at every return

@@ -69,6 +69,16 @@ def verdict(error: BaseException | None) -> Verdict:
     return Verdict.READ_ONLY if code == "25006" else Verdict.NOTHING
 
 
+def went_unanswered(error: BaseException) -> bool:
+    """No server stands behind this failure to connect: refused, no route, no answer in time.
+
+    A server's own refusal (too many connections, a wrong password, starting up) reads "FATAL:  ...". psycopg2 gives it
+    no SQLSTATE and the word is in the server's language, but libpq writes two spaces after it, and after nothing of its
+    own. The type is exact: a subclass comes of a statement, or is ours.
+    """
+    return type(error) is psycopg2.OperationalError and ":  " not in str(error)
+
+
 def is_broken(conn: Any) -> bool:
     """The driver has seen the connection die (as against: someone closed it)."""
     return bool(conn.closed == 2)

@@ -8,7 +8,7 @@ import os
 import select
 import socket
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 _savepoints = itertools.count(1)
 UNSTAMPED = object()  # a tick that is no pool's
+POLLRDHUP = getattr(select, "POLLRDHUP", 0)  # Linux: told without POLLIN, which says that there is something to read
 MAX_POLLS = 100  # readable and no end in sight: not a connection to lend
 
 
 class EntryState(Enum):
-    """Where a connection is. Only the pool moves it, and PoolConnection from LEASED to MARKED."""
+    """Where a connection is, besides on an unmarked lease. Only the pool moves it, and mark()."""
 
     IDLE = "idle"
-    LEASED = "leased"
     MARKED = "leased, to be looked at on its return"
     RETURNING = "returning"
     RETIRED = "retired"
@@ -42,8 +42,13 @@ class EntryState(Enum):
 
 
 IDLE = EntryState.IDLE
-LEASED = EntryState.LEASED
 MARKED = EntryState.MARKED
+
+
+class Leased:
+    """The state of a lease whose return needs no look. One object a pool: who compares with it knows the pool, too."""
+
+    value = "leased"
 
 
 class Entry:
@@ -51,6 +56,7 @@ class Entry:
 
     __slots__ = (
         "created",
+        "cut_at",
         "expires",
         "generation",
         "noted_at",
@@ -67,6 +73,8 @@ class Entry:
         "stack",
         "state",
         "tick",
+        "timed_at",
+        "timed_uses",
         "touched",
         "uses",
         "verified",
@@ -74,7 +82,7 @@ class Entry:
 
     def __init__(self, pool: Supply, conn: Any, *, now: float, expires: float, generation: int) -> None:
         self.pool = pool
-        self.state = EntryState.RETURNING
+        self.state: EntryState | Leased = EntryState.RETURNING
         self.generation = generation
         self.created = self.verified = now
         self.noted_at = now  # when noted_uses was seen first: start of the idle time, or of the lease
@@ -83,8 +91,11 @@ class Entry:
         self.uses = 0
         self.noted_uses = 0  # uses at the housekeeper's last look
         self.since: float | None = None  # start of the lease, where it is known
+        self.timed_uses = 0  # uses up to the last lease that was timed
+        self.timed_at = now  # and its end
         self.owner: object = None
         self.stack: list[str] | None = None  # of the checkout
+        self.cut_at: float | None = None  # when the housekeeper ends what the pool asks the server meanwhile
         self.reported = 0  # uses of the lease that was reported as a leak
         self.touched = False  # a setter was used
         self.pid: int = conn.get_backend_pid()
@@ -96,6 +107,14 @@ class Entry:
 
     def __repr__(self) -> str:
         return f"<Entry backend={self.pid} {self.state.value} uses={self.uses}>"
+
+    def is_leased(self) -> bool:
+        return self.state is MARKED or self.state is self.pool.leased
+
+    def mark(self) -> None:
+        """Have it looked at when it comes back, if it is on lease."""
+        if self.state is self.pool.leased:
+            self.state = MARKED
 
     def is_alive(self, conn: Any) -> bool:
         """Without a round trip: a server that is gone, or has something to say about it, makes the socket readable.
@@ -114,8 +133,12 @@ class Entry:
             pass
         return False
 
+    def untimed(self, held: float, began: float) -> float:
+        """Seconds on lease since the last lease that was timed, by that of the present one. See stats.py."""
+        return min(held * (self.uses - self.timed_uses - 1), max(0.0, began - self.timed_at))
+
     def cut_off(self, conn: Any) -> None:
-        """End the session's socket under a statement that does not end: the driver's close() would wait for it."""
+        """End the session's socket under a statement that does not end; the thread that waits for it gets an error."""
         with contextlib.suppress(OSError, psycopg2.Error), socket.socket(fileno=os.dup(conn.fileno())) as end:
             end.shutdown(socket.SHUT_RDWR)
 
@@ -175,6 +198,21 @@ def _note_dropped(ref: weakref.ref[Any]) -> None:
 
 def _session_of(conn: Any) -> tuple[Any, ...]:
     return conn.isolation_level, conn.readonly, conn.deferrable, conn.autocommit, conn.encoding, conn.cursor_factory
+
+
+def all_hung_up(conns: Iterable[Any]) -> bool:
+    """True if every one of these connections has lost its server. Looks at the sockets, and reads nothing of them."""
+    for conn in conns:
+        if conn is None or conn.closed:
+            continue
+        poller = select.poll()  # not the entry's own: two threads may not use one at a time
+        try:
+            poller.register(conn.fileno(), POLLRDHUP)
+        except psycopg2.Error:
+            continue  # closed just now
+        if not poller.poll(0):
+            return False
+    return True
 
 
 def execute(conn: Any, sql: str) -> None:
@@ -238,7 +276,7 @@ class PoolConnection(DriverConnection):
         if entry is not None:
             if entry.state is EntryState.INHERITED:
                 return  # the parent's session would end
-            if entry.pool.config.close_returns and entry.state in (LEASED, MARKED):
+            if entry.pool.config.close_returns and entry.is_leased():
                 entry.pool.putconn(self)
                 return
         super().close()
@@ -277,8 +315,7 @@ class PoolConnection(DriverConnection):
         entry = self._entry
         if entry is not None:
             entry.touched = True
-            if entry.state is LEASED:
-                entry.state = MARKED
+            entry.mark()
 
 
 def connection_class(base: type[Any] | None) -> type[Any]:

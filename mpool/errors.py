@@ -22,7 +22,7 @@ class PoolTimeout(PoolError):
 
 
 class PoolUnavailable(PoolTimeout):
-    """The server cannot be reached, and the pool has no connection left.
+    """The server cannot be reached, or refuses, and no connection of the pool's can be expected back.
 
     ``__cause__`` is the driver's own error. A subclass of PoolTimeout, so that a caller who treats "no connection to be
     had" in one place needs to name one class; it is raised without waiting for the timeout.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 
-from mpool.entry import LEASED, MARKED, execute
+from mpool.entry import execute
 from mpool.errors import PoolError
 
 if TYPE_CHECKING:
@@ -39,13 +39,14 @@ class Lease:
         conn, self._conn = self._conn, None
         pool = self._pool
         entry = conn._entry
-        if entry.uses != self._uses or entry.state not in (LEASED, MARKED):
+        if entry.uses != self._uses or not entry.is_leased():
             return  # given back inside the block already, and perhaps somebody else's by now
+        if error is not None:
+            pool.note_error(conn, error)
+            pool.put_failed(conn)
+            return
         try:
-            if error is not None:
-                pool.note_error(conn, error)
-                _roll_back(conn)
-            elif not conn.closed:
+            if not conn.closed:
                 self._commit(conn)
         finally:
             pool.putconn(conn)
@@ -58,12 +59,3 @@ class Lease:
         except psycopg2.Error as error:
             self._pool.note_error(conn, error)
             raise
-
-
-def _roll_back(conn: Any) -> None:
-    """Undo what was done; the block's own exception is the one to be seen, so a failure here is left to the return."""
-    try:
-        if not conn.closed:
-            conn.rollback()
-    except psycopg2.Error:
-        pass

@@ -1,7 +1,8 @@
 """Lease and return.
 
-The fast path takes no lock and reads no clock. It leans on the interpreter lock: `deque.pop` and `deque.append` are
-atomic, and so is a look at an entry's state followed by its change, since no call stands between the two.
+The fast path takes no lock and reads no clock. It leans on the interpreter lock: another thread can run only after a
+call or a jump back. So `deque.pop` and `deque.append` are atomic, and so is a look at an entry's state followed by its
+change and one call, the append.
 
 A *tick* is a token that the housekeeper replaces every `check_bypass` seconds. An entry found alive is stamped with
 the tick of that moment, and as long as the stamp is the pool's tick it is lent again unchecked. Whoever learns that a
@@ -15,16 +16,18 @@ from __future__ import annotations
 import contextlib
 import threading
 import traceback
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg2
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from mpool import leaks
 from mpool.apache import log
 from mpool.bounded import bounded
 from mpool.driver import Verdict, is_broken, verdict
-from mpool.entry import IDLE, LEASED, MARKED, UNSTAMPED, Entry, EntryState, execute
-from mpool.errors import LeaseError, PoolTimeout, TooManyRequests
+from mpool.entry import IDLE, MARKED, UNSTAMPED, Entry, EntryState, Leased, execute
+from mpool.errors import LeaseError, PoolError, PoolTimeout, TooManyRequests
 from mpool.supply import PoolState, Supply, one_line
 from mpool.waiting import Waiter
 
@@ -36,12 +39,9 @@ class Lending(Supply):
     def _start_empty(self) -> None:
         super()._start_empty()
         self._stacks = self.config.leak_stacks
-        self._lease_state = self._state_of_a_lease()
-
-    def _state_of_a_lease(self) -> EntryState:
         config = self.config
         looked_at = config.reset or config.reset_session or config.max_uses or not self.keeps_idle
-        return MARKED if looked_at or not config.housekeeper else LEASED
+        self._lends: EntryState | Leased = MARKED if looked_at or not config.housekeeper else self.leased
 
     # -- lease
 
@@ -59,7 +59,7 @@ class Lending(Supply):
         entry = conn._entry
         if entry.tick is not self._tick and (entry.tick is not self._stamp or entry.poller.poll(0)):
             return self._lease(conn, timeout, owner)
-        entry.state = self._lease_state
+        entry.state = self._lends
         entry.uses += 1
         entry.owner = owner
         return conn
@@ -117,9 +117,9 @@ class Lending(Supply):
             waiter = Waiter(owner, started)
             woken = self._join_locked(waiter, again)
             begun = self._begin_locked(now) if len(self._entries) < self.config.max_size else []
-            if self._circuit.is_open and not begun and not self._entries:
+            if not begun and self._is_hopeless_locked():
                 self._waiting.remove(waiter)
-                self._update_divert_locked()
+                self._update_returns_locked()
                 self._counters.requests_errors += 1
                 raise self._unavailable_locked(now)
         for served in woken:
@@ -146,8 +146,8 @@ class Lending(Supply):
         else:
             self._waiting.append(waiter)
         self._counters.requests_queued += 1
-        self._divert = True
-        # Returned just before the queue was seen? From here on every return sees it.
+        self._returns = None
+        # Returned just before? From here on every return sees the queue.
         return self._serve_locked()
 
     def _wait(self, waiter: Waiter, deadline: float) -> None:
@@ -155,6 +155,7 @@ class Lending(Supply):
         longest = LONGEST_WAIT if self.config.housekeeper else 0.1
         while not waiter.wait(min(deadline - self._clock(), longest)):
             self._free_dropped()
+            self.cut_late(self._clock())
             if self._clock() < deadline:
                 continue
             with self._lock:
@@ -185,7 +186,7 @@ class Lending(Supply):
     def _leave_locked(self, waiter: Waiter) -> None:
         with contextlib.suppress(ValueError):  # it may have been decided, and taken out, just now
             self._waiting.remove(waiter)
-        self._update_divert_locked()
+        self._update_returns_locked()
 
     def _withdraw(self, waiter: Waiter) -> None:
         """The waiting thread was interrupted: what it may have been given goes on to the next."""
@@ -209,18 +210,24 @@ class Lending(Supply):
         if tick is not None or silence >= config.check_bypass or entry.verified <= self._distrusted_at:
             if not entry.is_alive(conn):
                 return self._found_dead(conn, entry)
-            if silence >= config.check_after and not bounded(lambda: execute_alone(conn), deadline - now):
-                entry.cut_off(conn)
+            if silence >= config.check_after and not self._answers(conn, entry, deadline - now):
                 return self._found_dead(conn, entry)
             if entry.turned_read_only(conn):
                 self._retire(entry, conn)
                 self._lose_generation(entry, "the server became read-only")
                 return False
-        if config.check is not None and not self._check_callback(conn, entry):
+        if config.check is not None and not self._check_callback(conn, entry, deadline):
             return False
         entry.verified = now
         entry.tick = UNSTAMPED if tick is None else tick
         return True
+
+    def _answers(self, conn: Any, entry: Entry, timeout: float) -> bool:
+        """Ask the server for an answer."""
+        if bounded(lambda: execute_alone(conn), timeout):
+            return True
+        entry.cut_off(conn)  # it may be under way still, and closing would wait for it
+        return False
 
     def _found_dead(self, conn: Any, entry: Entry) -> bool:
         with self._lock:
@@ -229,12 +236,13 @@ class Lending(Supply):
         self._retire(entry, conn)
         return False
 
-    def _check_callback(self, conn: Any, entry: Entry) -> bool:
+    def _check_callback(self, conn: Any, entry: Entry, deadline: float) -> bool:
         assert self.config.check is not None
         try:
-            self.config.check(conn)
-            if entry.end_transaction(conn):
-                return True
+            with self._asking(entry, deadline):
+                self.config.check(conn)
+                if entry.end_transaction(conn):
+                    return True
         except Exception as error:
             log("info", f"{self.name}: backend {entry.pid} failed the check: {one_line(error)}")
         return self._found_dead(conn, entry)
@@ -244,32 +252,22 @@ class Lending(Supply):
     def putconn(self, conn: Any) -> None:
         """Give a leased connection back; an open transaction is rolled back. LeaseError if it is not on lease here."""
         try:
-            entry = conn._entry
-            if (
-                entry.state is LEASED
-                and entry.pool is self
-                and not conn.get_transaction_status()  # TRANSACTION_STATUS_IDLE is 0
-            ):
-                entry.state = IDLE
-                self._idle.append(conn)
-                if self._divert:  # looked at after the append: who queues up looks in the other order
-                    self._hand_over()
-                return
+            if not conn.get_transaction_status():  # TRANSACTION_STATUS_IDLE is 0
+                entry = conn._entry
+                # From here to the append no other thread runs: nobody queues up or marks it in between.
+                if entry.state is self._returns:
+                    entry.state = IDLE
+                    self._idle.append(conn)
+                    return
         except AttributeError:
             pass
         self._take_back(conn)
 
-    def _hand_over(self) -> None:
-        """Somebody waits, or the pool was closed: what became idle just now is not to stay so."""
-        with self._lock:
-            woken = self._serve_locked()
-            closed = self._state is not PoolState.OPEN
-        for waiter in woken:
-            waiter.wake()
-        if closed:
-            self._close_idle()
+    def put_failed(self, conn: Any) -> None:
+        """Give back a connection whose block has failed: that its transaction is rolled back needs no warning."""
+        self._take_back(conn, warns=False)
 
-    def _take_back(self, conn: Any) -> None:
+    def _take_back(self, conn: Any, *, warns: bool = True) -> None:
         entry = self._claim(conn)
         if entry is None:
             return
@@ -280,14 +278,16 @@ class Lending(Supply):
         entry.since = entry.stack = entry.owner = None
         entry.noted_at = now
         try:
-            kept = self._settles(conn, entry, now)
+            # A closed pool closes it, which ends its transaction too.
+            kept = self._state is not PoolState.OPEN or self._settles(conn, entry, now, warns)
         except Exception as error:
             log("warning", f"{self.name}: backend {entry.pid} could not be reset, and is closed: {one_line(error)}")
             kept = False
         woken = None
         with self._lock:
             if held is not None:
-                self._usage.add(held)
+                self._counters.usage_ms += 1000.0 * (held + entry.untimed(held, now - held))
+                entry.timed_uses, entry.timed_at = entry.uses, now
             if not kept:
                 self._counters.returns_bad += 1
             elif self._is_worn(entry, now) or self._state is not PoolState.OPEN:
@@ -307,23 +307,31 @@ class Lending(Supply):
             raise LeaseError(f"{self.name}: this connection was not leased here: {whose}")
         if entry.state is EntryState.INHERITED:
             return None
-        if entry.state is not LEASED and entry.state is not MARKED:
+        if not entry.is_leased():
             raise LeaseError(
                 f"{self.name}: this connection (backend {entry.pid}) is not on lease: it is {entry.state.value}"
             )
         entry.state = EntryState.RETURNING
         return entry
 
-    def _settles(self, conn: Any, entry: Entry, now: float) -> bool:
+    def _settles(self, conn: Any, entry: Entry, now: float, warns: bool) -> bool:
         """Make a returned connection as good as new; False if it cannot be kept, and raises what the reset raised."""
         if conn.closed:
             if is_broken(conn):
                 self._lose_generation(entry, "the server closed the connection")
             return False
-        if conn.get_transaction_status():
+        config = self.config
+        is_open = conn.get_transaction_status() != TRANSACTION_STATUS_IDLE
+        if is_open and warns:
             self._warn_of_open_transaction(entry)
+        if not (is_open or entry.touched or config.reset or config.reset_session):
+            return True
+        with self._asking(entry, now + config.connect_timeout):
+            return self._resets(conn, entry)
+
+    def _resets(self, conn: Any, entry: Entry) -> bool:
+        if conn.get_transaction_status():
             if not entry.end_transaction(conn):
-                entry.cut_off(conn)  # another thread's statement may still run: close() would wait for its end
                 return False
             if entry.turned_read_only(conn):
                 self._lose_generation(entry, "the server became read-only")
@@ -338,9 +346,31 @@ class Lending(Supply):
             execute_alone(conn, "RESET ALL; RESET SESSION AUTHORIZATION")
         return True
 
+    @contextlib.contextmanager
+    def _asking(self, entry: Entry, until: float) -> Iterator[None]:
+        """While the server is asked something in the caller's thread: cut_late() ends it after *until*."""
+        entry.cut_at = until
+        try:
+            yield
+        finally:
+            with self._lock:
+                was_cut, entry.cut_at = entry.cut_at is None, None
+        if was_cut:
+            raise PoolError(f"{self.name}: backend {entry.pid} did not answer in time")
+
+    def cut_late(self, now: float) -> None:
+        """End what gets no answer: on a silent network the driver would wait for ever."""
+        with self._lock:
+            for entry in self._entries:
+                if entry.cut_at is not None and now >= entry.cut_at:
+                    entry.cut_at = None
+                    conn = entry.ref()
+                    if conn is not None:
+                        entry.cut_off(conn)
+
     def _is_worn(self, entry: Entry, now: float) -> bool:
         """Nothing is wrong with it, but it has served its time, or is one too many since a resize()."""
-        if len(self._entries) > self.config.max_size:
+        if len(self._entries) + len(self._openings) > self.config.max_size:
             return True
         if not self.keeps_idle or entry.generation != self._generation or now >= entry.expires:
             return True

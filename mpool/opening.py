@@ -16,6 +16,14 @@ from mpool.entry import connection_class
 from mpool.errors import PoolError
 
 APPLICATION_NAME_BYTES = 63  # the server cuts what is longer
+# What TCP by itself takes hours for: a statement on a network that has gone silent fails after some 30 s, an idle
+# connection there is found dead within a minute. libpq ignores these on a Unix socket.
+NETWORK_PATIENCE = {
+    "tcp_user_timeout": 30_000,  # ms that what was sent may go unacknowledged
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
 
 
 class Opening:
@@ -65,8 +73,13 @@ class Connector:
         kwargs["connection_factory"] = connection_class(kwargs.get("connection_factory"))
         own = given.get("application_name") or os.environ.get("PGAPPNAME", "")
         kwargs["application_name"] = application_name(self._name, own)
+        if "service" in given or "PGSERVICE" in os.environ:
+            return {"dsn": conninfo, **kwargs}  # the service file may have its own, and arguments come before it
         if "connect_timeout" not in given and "PGCONNECT_TIMEOUT" not in os.environ:
             kwargs["connect_timeout"] = max(1, round(self._connect_timeout))
+        for option, value in NETWORK_PATIENCE.items():
+            if option not in given:
+                kwargs[option] = value
         return {"dsn": conninfo, **kwargs}
 
 

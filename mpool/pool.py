@@ -19,7 +19,7 @@ from mpool.errors import PoolTimeout
 from mpool.housekeeper import housekeeper
 from mpool.lease import Lease
 from mpool.lending import execute_alone
-from mpool.stats import Counters, Usage
+from mpool.stats import Counters
 from mpool.supply import PoolState, one_line
 from mpool.upkeep import Upkeep
 from mpool.waiting import Waiter
@@ -81,7 +81,7 @@ class ConnectionPool(Upkeep):
             if self._state is PoolState.CLOSED:
                 raise self._closed_error()
             self._state = PoolState.OPEN
-            self._update_divert_locked()
+            self._update_returns_locked()
         if self.config.min_size:
             self._watch()
             self._grow()
@@ -117,11 +117,12 @@ class ConnectionPool(Upkeep):
             if self._state is PoolState.CLOSED:
                 return
             self._state = PoolState.CLOSED
-            self._divert = True
+            self._returns = None
             self._mark_leased_locked()
             while self._waiting:
                 self._waiting.popleft().fail(self._closed_error())
         self.hold_tick()
+        self.cut_late(float("inf"))
         housekeeper.forget(self)
         self._close_idle()
 
@@ -206,12 +207,7 @@ class ConnectionPool(Upkeep):
             if entry.generation != self._generation or self._clock() >= entry.expires:
                 self._retire(entry, conn, grow=False)
                 continue
-            try:
-                execute_alone(conn)
-                alive = True
-            except psycopg2.Error:
-                alive = False
-            if not alive:
+            if not self._answers(conn, entry, self.config.connect_timeout):
                 self._found_dead(conn, entry)
                 continue
             entry.verified = self._clock()
@@ -239,7 +235,6 @@ class ConnectionPool(Upkeep):
             stats = self._stats_locked()
             self._uses_gone -= self._leases_locked()
             self._counters = Counters()
-            self._usage = Usage()
             return stats
 
     def _leases_locked(self) -> int:
@@ -250,7 +245,7 @@ class ConnectionPool(Upkeep):
         counted = dict(vars(self._counters))
         counted["requests_num"] = leases + counted["requests_errors"]
         counted["requests_wait_ms"] = round(counted["requests_wait_ms"])
-        counted["usage_ms"] = self._usage.estimate_ms(leases)
+        counted["usage_ms"] = round(counted["usage_ms"])
         return {
             "pool_min": self.config.min_size,
             "pool_max": self.config.max_size,

@@ -16,17 +16,18 @@ from enum import Enum
 from typing import Any
 
 import psycopg2
+from psycopg2.extensions import TRANSACTION_STATUS_ACTIVE
 
 from mpool import leaks
 from mpool.apache import log
 from mpool.bounded import start_thread
 from mpool.circuit import Circuit
 from mpool.config import PoolConfig
-from mpool.entry import IDLE, LEASED, MARKED, Entry, EntryState
+from mpool.entry import IDLE, MARKED, Entry, EntryState, Leased, all_hung_up
 from mpool.errors import PoolClosed, PoolUnavailable
 from mpool.housekeeper import housekeeper
 from mpool.opening import Connector, Opening
-from mpool.stats import Counters, Usage
+from mpool.stats import Counters
 from mpool.waiting import Waiter
 
 NEVER = object()  # a tick that no entry carries
@@ -64,7 +65,7 @@ class Supply:
         self._spawn = spawn if config.housekeeper else _run_here
         self._start_empty()
         self._state = PoolState.NEW
-        self._divert = True
+        self._update_returns_locked()
         pools_of_process.add(self)
 
     def _start_empty(self) -> None:
@@ -76,13 +77,14 @@ class Supply:
         self._waiting: deque[Waiter] = deque()  # first come, first served
         self._circuit = Circuit()
         self._counters = Counters()
-        self._usage = Usage()
         self._generation = 0
         self._generation_dropped = float("-inf")
         self._uses_gone = 0  # leases of connections that are no more, less those that pop_stats() has told of
         self._idle: deque[Any] = deque()  # newest last; the cold end can reach max_idle
         self._dropped: deque[Entry] = deque()  # noted by finalizers: garbage-collected while on lease
-        self._divert = False  # a return must take the lock: somebody waits, or the pool is not open
+        self.leased = Leased()
+        # The state of those that may become idle without a look at who waits; None: somebody does, or the pool is shut.
+        self._returns: Leased | None = self.leased
         self._tick: object = NEVER
         self._distrusted_at = float("-inf")
         self._stamp: object = None  # what a verified entry is stamped with: the tick, or nothing
@@ -91,7 +93,7 @@ class Supply:
     # -- looking
 
     def _leased_locked(self) -> list[Entry]:
-        return [entry for entry in self._entries if entry.state in (LEASED, MARKED)]
+        return [entry for entry in self._entries if entry.is_leased()]
 
     def _figures(self) -> str:
         return (
@@ -188,8 +190,7 @@ class Supply:
             self._counters.connections_errors += 1
             first = not self._circuit.is_open
             self._circuit.failed(now, error)
-            if not self._entries:
-                self._fail_waiters_locked(now)
+            self._fail_waiters_locked(now)
         if first:
             log("err", f"{self.name}: connecting failed: {one_line(error)}")
         return None
@@ -199,12 +200,22 @@ class Supply:
         self._counters.connections_num += 1
         self._counters.connections_ms += round(1000.0 * (now - opening.started))
 
+    def _is_hopeless_locked(self) -> bool:
+        """Connecting fails, and no connection can be expected back: waiting has no sense.
+
+        One that is out on lease proves nothing where no server answers: its own may be as gone, and its holder not have
+        noticed yet. Where a server answers and refuses, its connections do come back, but for those it has hung up.
+        """
+        circuit = self._circuit
+        return circuit.is_open and (circuit.unanswered or all_hung_up(entry.ref() for entry in self._entries))
+
     def _fail_waiters_locked(self, now: float) -> None:
-        """The server is down and no connection is left that could come back: waiting has no sense."""
+        if not self._waiting or not self._is_hopeless_locked():
+            return
         while self._waiting:
             if self._waiting.popleft().fail(self._unavailable_locked(now)):
                 self._counters.requests_errors += 1
-        self._update_divert_locked()
+        self._update_returns_locked()
 
     def _unavailable_locked(self, now: float) -> PoolUnavailable:
         cause = self._circuit.error
@@ -228,11 +239,11 @@ class Supply:
                 entry.since = now
                 self._counters.requests_wait_ms += 1000.0 * (now - waiter.since)
                 if not self._waiting:
-                    self._update_divert_locked()
+                    self._update_returns_locked()
                 return waiter
         entry.state = IDLE
         self._idle.append(conn)
-        self._update_divert_locked()
+        self._update_returns_locked()
         return None
 
     def _serve_locked(self) -> list[Waiter]:
@@ -248,8 +259,8 @@ class Supply:
                 served.append(waiter)
         return served
 
-    def _update_divert_locked(self) -> None:
-        self._divert = bool(self._waiting) or self._state is not PoolState.OPEN
+    def _update_returns_locked(self) -> None:
+        self._returns = None if self._waiting or self._state is not PoolState.OPEN else self.leased
 
     # -- loss
 
@@ -257,6 +268,8 @@ class Supply:
         """Let a connection go: its socket first, its slot after, so that the server never sees one too many."""
         entry.state = EntryState.RETIRED
         if conn is not None:
+            if conn.get_transaction_status() == TRANSACTION_STATUS_ACTIVE:
+                entry.cut_off(conn)  # another thread's statement may still run: close() would wait for its end
             close_quietly(conn)
         with self._lock:
             self._forget_locked(entry)
@@ -270,11 +283,11 @@ class Supply:
         entry.state = EntryState.RETIRED
 
     def _after_loss(self) -> None:
-        """Open a replacement where one is wanted; where the server is known to be down, tell those who wait."""
+        """Open a replacement where one is wanted; where none can be had, tell those who wait."""
         with self._lock:
             now = self._clock()
             begun = self._begin_locked(now)
-            if self._circuit.is_open and not self._entries and not self._openings:
+            if not self._openings:
                 self._fail_waiters_locked(now)
         self._open_all(begun)
 
@@ -329,14 +342,13 @@ class Supply:
     def _mark_leased_locked(self) -> None:
         """Have every connection that is on lease looked at when it comes back."""
         for entry in self._entries:
-            if entry.state is LEASED:
-                entry.state = MARKED
+            entry.mark()
 
     # -- garbage-collected leases
 
     def note_dropped(self, entry: Entry) -> None:
         """Called by a finalizer, wherever it may run: only note."""
-        if entry.state in (LEASED, MARKED):
+        if entry.is_leased():
             self._dropped.append(entry)
             housekeeper.wake()
 
@@ -374,7 +386,7 @@ class Supply:
         state = self._state
         self._start_empty()
         self._state = state
-        self._update_divert_locked()
+        self._update_returns_locked()
 
     def _closed_error(self) -> PoolClosed:
         return PoolClosed(f"{self.name}: the pool is {self._state.value}")

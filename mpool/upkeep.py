@@ -6,7 +6,7 @@ from typing import Any
 
 from mpool import leaks
 from mpool.apache import log, log_exception
-from mpool.entry import LEASED, MARKED, Entry
+from mpool.entry import MARKED, Entry
 from mpool.housekeeper import housekeeper
 from mpool.lending import Lending
 from mpool.supply import NEVER, PoolState
@@ -23,6 +23,7 @@ class Upkeep(Lending):
 
     def maintain(self, now: float) -> float:
         """Do what is due at *now*; the seconds until the next step."""
+        self.cut_late(now)
         self._free_dropped()
         with self._lock:
             entries = list(self._entries)
@@ -42,6 +43,10 @@ class Upkeep(Lending):
                 used = True
                 if entry.noted_at < self._stepped_at:  # else a return has noted it since
                     entry.noted_at = now
+            elif entry.state is self.leased:
+                # The same lease as at the last step: from now on its duration is known, and its return looked at.
+                entry.state = MARKED
+                entry.since = entry.noted_at
         self._stepped_at = now
         return used
 
@@ -56,16 +61,10 @@ class Upkeep(Lending):
 
     def _look_for_leaks(self, entries: list[Entry], now: float) -> None:
         for entry in entries:
-            if entry.state is LEASED and now >= entry.expires:
-                entry.state = MARKED  # closed at its return
-            if not self.config.leak_after or entry.state not in (LEASED, MARKED) or entry.reported == entry.uses:
+            began = entry.since  # None: on no lease, or for less than a step
+            if not self.config.leak_after or began is None or entry.reported == entry.uses:
                 continue
-            began = entry.noted_at if entry.since is None else entry.since
             if now - began >= self.config.leak_after:
-                if entry.since is None:
-                    entry.since = began
-                if entry.state is LEASED:
-                    entry.state = MARKED  # its return is reported too
                 with self._lock:
                     self._counters.leaks_reported += 1
                 # Where one lease leaks others may: from now on the stack of each checkout is known.
@@ -96,7 +95,10 @@ class Upkeep(Lending):
         """Replace the tick, or rest: a pool that nobody uses needs neither ticks nor a waking machine."""
         if self._state is not PoolState.OPEN:
             return REST
-        self._quiet_steps = 0 if used or self._leased() else self._quiet_steps + 1
+        with self._lock:
+            leased = bool(self._leased_locked())
+            asking = any(entry.cut_at is not None for entry in self._entries)
+        self._quiet_steps = 0 if used or leased or asking else self._quiet_steps + 1
         if self._quiet_steps > 2:
             self.hold_tick()
             wait = min(REST, self.config.max_idle / 4, self.config.max_lifetime / 4)
@@ -104,7 +106,7 @@ class Upkeep(Lending):
             if self._ticks():
                 self._new_tick()
             wait = min(STEP, self.config.check_bypass / 2 or STEP)
-        if self.config.leak_after and self._leased():
+        if self.config.leak_after and leased:
             wait = min(wait, self.config.leak_after / 4)
         if self._circuit.is_open and not self._circuit.reported and (self._openings or now < self._circuit.next_try):
             wait = min(wait, max(0.0, self._circuit.next_try - now))
@@ -119,12 +121,8 @@ class Upkeep(Lending):
         config = self.config
         return bool(config.housekeeper and config.check is None and config.check_after >= STEP and not self._stacks)
 
-    def _leased(self) -> list[Entry]:
-        with self._lock:
-            return self._leased_locked()
-
     def _passes(self, conn: Any, entry: Entry, deadline: float) -> bool:
-        if self._stamp is None and self._ticks():
+        if self._quiet_steps > 2 or (self._stamp is None and self._ticks()):
             self._quiet_steps = 0
             self._watch()
             housekeeper.wake()

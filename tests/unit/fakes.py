@@ -74,6 +74,8 @@ class FakeConnection:
         return self.parameters.get(name)
 
     def fileno(self) -> int:
+        if self.closed:
+            raise psycopg2.InterfaceError("connection already closed")
         return self._reader
 
     def cursor(self) -> FakeCursor:

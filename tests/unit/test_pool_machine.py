@@ -139,7 +139,7 @@ class PoolMachine(RuleBasedStateMachine):
         leased = [conn._entry for conn in self.leased]
         assert {*idle, *leased} == pool._entries and len(idle) + len(leased) == len(pool._entries)
         assert all(entry.state is EntryState.IDLE for entry in idle)
-        assert all(entry.state in (EntryState.LEASED, EntryState.MARKED) for entry in leased)
+        assert all(entry.is_leased() for entry in leased)
         assert len(self.server.open) == len(pool._entries)
         # A pool that was made smaller waits for what is on lease.
         assert len(pool._entries) + len(pool._openings) <= max(pool.config.max_size, len(leased) + len(pool._openings))
@@ -150,7 +150,7 @@ class PoolMachine(RuleBasedStateMachine):
         pool: Any = self.pool
         assert list(pool._waiting) == self.waiting, "who waits is in the queue, in order"
         assert not (pool._waiting and pool._idle), "nobody waits beside an idle connection"
-        assert pool._divert == bool(pool._waiting) or pool._state is not PoolState.OPEN
+        assert (pool._returns is None) == bool(pool._waiting) or pool._state is not PoolState.OPEN
 
 
 PoolMachine.TestCase.settings = settings(

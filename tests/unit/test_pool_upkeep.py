@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import psycopg2
+import psycopg2.errors
 import pytest
 from unit.fakes import Background, FakeClock, FakeServer, make_pool
 
-from mpool import PoolTimeout, PoolUnavailable
+from mpool import PoolError, PoolTimeout, PoolUnavailable
 from mpool.circuit import FIRST_DELAY, JITTER, LONGEST_DELAY, Circuit
+from mpool.driver import went_unanswered
 
 
 @pytest.fixture
@@ -52,6 +55,30 @@ def test_backoff_doubles_with_jitter_up_to_a_limit():
     assert len(set(delays)) == len(delays)
     circuit.succeeded()
     assert circuit.allows(0.0)
+
+
+@pytest.mark.parametrize(
+    "text, unanswered",
+    [
+        (
+            'connection to server at "127.0.0.1", port 5 failed: Connection refused\n\tIs the server running',
+            1,
+        ),
+        ('connection to server on socket "/s/.s.PGSQL.5" failed: No such file or directory\n\tIs the server', 1),
+        ('connection to server at "10.0.0.1", port 5432 failed: timeout expired', 1),
+        ('could not translate host name "db.test" to address: Name or service not known', 1),
+        ('connection to server at "127.0.0.1", port 5 failed: FATAL:  sorry, too many clients already', 0),
+        ('connection to server at "127.0.0.1", port 5 failed: ВАЖНО:  извините, уже слишком много клиентов', 0),
+        ("could not connect: Connection refused\nconnection failed: FATAL:  the database system is starting up", 0),
+    ],
+)
+def test_a_servers_own_refusal_is_told_from_no_answer_in_any_language(text, unanswered):
+    assert went_unanswered(psycopg2.OperationalError(text)) == unanswered
+
+
+def test_what_a_statement_or_a_callback_raised_is_no_missing_server():
+    for error in (RuntimeError("vault sealed"), PoolError("left in a transaction"), psycopg2.errors.QueryCanceled("x")):
+        assert not went_unanswered(error)
 
 
 def test_between_two_ticks_a_dead_connection_passes_and_after_one_it_does_not(server, clock):
@@ -208,3 +235,64 @@ def test_a_timeout_of_zero_takes_what_is_there(server, clock):
     with pytest.raises(PoolTimeout):
         pool.getconn(timeout=0)
     pool.putconn(conn)
+
+
+# -- time on lease
+
+
+def test_each_lease_is_timed_where_every_checkout_reads_the_clock(server, clock):
+    pool = make_pool(server, clock)
+    for seconds in (0.2, 3.0, 0.01):
+        conn = pool.getconn()
+        clock.advance(seconds)
+        pool.putconn(conn)
+        clock.advance(1.0)
+    assert pool.get_stats()["usage_ms"] == 3210
+
+
+def test_an_untimed_lease_counts_as_long_as_the_next_timed_one_of_its_connection(server, clock):
+    pool = ticking(server, clock, max_size=2)
+    held = pool.getconn()  # a long one beside them stands for nobody else
+    for _ in range(2):
+        for _ in range(10):
+            conn = pool.getconn()
+            clock.advance(0.01)
+            pool.putconn(conn)
+        pool.maintain(clock())
+    assert pool.get_stats()["usage_ms"] == 110  # the first, and those up to the second that was timed
+    conn = pool.getconn()
+    clock.advance(0.01)
+    pool.putconn(conn)
+    assert pool.get_stats()["usage_ms"] == 210
+    pool.putconn(held)
+    assert pool.get_stats()["usage_ms"] == 420
+    pool.close()
+
+
+def test_untimed_leases_count_no_longer_than_the_time_that_there_was(server, clock):
+    pool = ticking(server, clock)
+    for seconds in (0.1, 0.1, 0.1):
+        conn = pool.getconn()
+        clock.advance(seconds)
+        pool.putconn(conn)
+    pool.maintain(clock())
+    conn = pool.getconn()  # timed
+    clock.advance(9.0)
+    pool.putconn(conn)
+    assert pool.get_stats()["usage_ms"] == 9300
+    pool.close()
+
+
+def test_a_lease_that_outlasts_a_step_is_timed(server, clock):
+    pool = ticking(server, clock)
+    lease_all(pool, 1)
+    lease_all(pool, 1)
+    conn = pool.getconn()
+    assert conn._entry.since is None
+    pool.maintain(clock())
+    clock.advance(5.0)
+    pool.maintain(clock())
+    pool.putconn(conn)
+    assert pool.get_stats()["usage_ms"] == 5000
+    assert conn._entry.since is None
+    pool.close()
