@@ -1,6 +1,7 @@
 # make demo    the example site on a private PostgreSQL and a private Apache, at http://127.0.0.1:8080/
 # make test    every test: unit, real PostgreSQL, real Apache
 # make check   ruff, mypy --strict, layer rules
+# make test-docker      every test again inside the Docker image, and the image's own tests; test-docker-sid: on Debian sid
 # make bench   what the pool and the importer cost
 # make fuzz    the state machines of the unit tests, much longer (FUZZ_STEPS=2000)
 # make yardstick  mod_python's own test suite, stock and with ours (MOD_PYTHON_TEST=directory of its test.py)
@@ -18,7 +19,7 @@ TEST_PACKAGES := $(SERVE_PACKAGES) python3-venv
 WSGI := libapache2-mod-wsgi-py3
 FUZZ_STEPS ?= 2000
 
-.PHONY: demo test check bench fuzz yardstick venv clean
+.PHONY: demo test check test-docker test-docker-sid bench fuzz yardstick venv clean
 
 # No virtual environment: the demo needs nothing that Debian does not have.
 demo:
@@ -32,6 +33,13 @@ check: venv
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
 	$(PYTHON) -m pytest -q tests/unit/test_layers.py
+
+# As root, where no Docker engine answers: one is started for just this.
+test-docker: venv
+	PYTHON=$(PYTHON) sh docker/test.sh bookworm
+
+test-docker-sid: venv
+	PYTHON=$(PYTHON) sh docker/test.sh sid
 
 # The peers that the figures stand beside come along.
 bench: .venv/installed-bench .venv/installed-wsgi
