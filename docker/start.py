@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import sys
 import tempfile
@@ -14,20 +15,20 @@ from typing import NoReturn
 from psycopg2.extensions import make_dsn
 
 from mpool.config import PoolConfig, options_from_environment, parse_conninfo
+from mpool.registry import POOL_CLASSES
 
 SITE = Path("/srv/site")
 APACHE = ["/usr/sbin/apache2", "-DFOREGROUND", "-f", "/usr/local/share/mpool/docker/httpd.conf"]
 SERVING_USER = "www-data"
+# Memory of this container's own, empty at its every start: everybody may write there, even where all else is read-only.
+MEMORY = Path("/dev/shm")
 
 # What can be said in words: a callback has no default.
 OPTIONS = [field.name.upper() for field in fields(PoolConfig) if field.default is not None] + ["POOL"]
 POOL_VARIABLE = re.compile(rf"MPOOL_(?:(?P<pool>\w+?)_)??(?:{'|'.join(OPTIONS)})")
+SECRET_VARIABLE = re.compile(r"PGPASSWORD_FILE|MPOOL_(\w+_)?CONNINFO_FILE")
 # Kubernetes tells every container of a service called "mpool" in such variables.
 SERVICE_LINK = re.compile(r"MPOOL_(SERVICE_|PORT)")
-
-
-class ConfigurationError(Exception):
-    """The text is one line that says which variable is wrong."""
 
 
 def main(arguments: list[str]) -> NoReturn:
@@ -38,7 +39,7 @@ def main(arguments: list[str]) -> NoReturn:
             arguments = APACHE
             # Another python3 first in PATH would be taken for the home of the one in Apache.
             environment["PATH"] = "/usr/sbin:/usr/bin:/sbin:/bin"
-    except (ConfigurationError, ValueError) as error:
+    except ValueError as error:
         sys.exit(f"mpool: {error}")
     try:
         os.execvpe(arguments[0], arguments, environment)
@@ -47,92 +48,92 @@ def main(arguments: list[str]) -> NoReturn:
 
 
 def prepare(given: Mapping[str, str]) -> dict[str, str]:
-    """The environment for Apache: that of the container, checked, with files in the place of secrets."""
-    # /dev/shm is memory of this container's own, which everybody may write to, even where all else is read-only.
-    runtime = Path(tempfile.mkdtemp(prefix="mpool-", dir="/dev/shm"))
+    """The environment for Apache: *given*, checked, with files in the place of secrets. ValueError: what is wrong."""
+    runtime = Path(tempfile.mkdtemp(prefix="mpool-", dir=MEMORY))
     runtime.chmod(0o755)
     # libpq looks for certificates at home, and cannot even look into root's when it is somebody else.
     environment = {**given, "LANG": "C.UTF-8", "HOME": str(runtime), "RUNTIME_DIR": str(runtime)}
-    processes = number(environment, "APACHE_PROCESSES", 100)
-    threads = number(environment, "APACHE_THREADS", 1000)
     number(environment, "APACHE_LISTEN", 65535)
-    environment["APACHE_WORKERS"] = str(processes * threads)
-    take_secrets(environment, runtime)
+    workers = number(environment, "APACHE_PROCESSES", 100) * number(environment, "APACHE_THREADS", 1000)
+    environment["APACHE_WORKERS"] = str(workers)
+    for variable in [name for name in environment if SECRET_VARIABLE.fullmatch(name)]:
+        take_secret(environment, variable, runtime)
     check_pools(environment)
     return environment
 
 
 def number(environment: Mapping[str, str], name: str, most: int) -> int:
     text = environment.get(name, "")
-    if not re.fullmatch(r"[1-9][0-9]{0,4}", text) or int(text) > most:
-        raise ConfigurationError(f"{name} must be a number from 1 to {most}, not {text!r}")
+    if not re.fullmatch("[1-9][0-9]{0,4}", text) or int(text) > most:
+        raise ValueError(f"{name} must be a number from 1 to {most}, not {text!r}")
     return int(text)
 
 
-def take_secrets(environment: dict[str, str], runtime: Path) -> None:
-    """PGPASSWORD_FILE and MPOOL_CONNINFO_FILE (or MPOOL_NAME_CONNINFO_FILE): passwords go to files that libpq reads."""
-    for variable in [name for name in environment if re.fullmatch(r"PGPASSWORD_FILE|MPOOL_(\w+_)?CONNINFO_FILE", name)]:
-        plain = variable.removesuffix("_FILE")
-        if plain in environment:
-            raise ConfigurationError(f"{variable} and {plain}: only one of them can be meant")
-        text = secret(variable, Path(environment.pop(variable)))
-        passfile = runtime / f"{plain.lower()}.pgpass"
-        if plain == "PGPASSWORD":
-            write_passfile(passfile, text)
-            environment["PGPASSFILE"] = str(passfile)
-            continue
-        parts = parse_conninfo(text)
-        if "password" in parts:
-            write_passfile(passfile, parts.pop("password"))
-            parts["passfile"] = str(passfile)
-        environment[plain] = make_dsn(**parts)
-
-
-def secret(variable: str, path: Path) -> str:
-    """The one line that a file holds."""
+def take_secret(environment: dict[str, str], variable: str, runtime: Path) -> None:
+    """Put the password that is in the file of *variable* where libpq looks for it, and nobody else may."""
+    plain = variable.removesuffix("_FILE")
+    if plain in environment:
+        raise ValueError(f"{variable} and {plain}: only one of them can be meant")
+    text = only_line(variable, environment.pop(variable))
+    passfile = runtime / f"{plain.lower()}.pgpass"
+    if plain == "PGPASSWORD":
+        write_passfile(passfile, text)
+        environment["PGPASSFILE"] = str(passfile)
+        return
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
-        raise ConfigurationError(f"{variable}: {path}: {reason}") from None
+        parts = parse_conninfo(text)
+    except ValueError as error:
+        raise ValueError(f"{variable}: {error}") from None
+    if "password" in parts:
+        write_passfile(passfile, parts.pop("password"))
+        parts["passfile"] = str(passfile)
+    environment[plain] = make_dsn(**parts)
+
+
+def only_line(variable: str, path: str) -> str:
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ValueError(f"{variable}: {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{variable}: {path} must be UTF-8") from None
     if len(lines) != 1 or not lines[0]:
-        raise ConfigurationError(f"{variable}: {path} must hold one line")
+        raise ValueError(f"{variable}: {path} must hold one line")
     return lines[0]
 
 
 def write_passfile(path: Path, password: str) -> None:
-    """A password for whatever server; libpq takes it from a file that is its user's alone."""
+    """*password* for whatever server, in a file of the serving user's alone: libpq takes it from no other."""
     escaped = password.replace("\\", "\\\\").replace(":", "\\:")
     path.touch(mode=0o600)
     path.write_text(f"*:*:*:*:{escaped}\n", encoding="utf-8")
     if os.geteuid() == 0:
-        import pwd
-
         os.chown(path, pwd.getpwnam(SERVING_USER).pw_uid, -1)
 
 
 def check_pools(environment: Mapping[str, str]) -> None:
-    """Every MPOOL_ variable is an option of a pool that can be made."""
+    """Every MPOOL_ variable is an option, and of a pool that can be made."""
     names = {"default"}
     for variable in environment:
-        if not variable.startswith("MPOOL_") or SERVICE_LINK.match(variable):
-            continue
-        match = POOL_VARIABLE.fullmatch(variable)
-        if match is None:
-            raise ConfigurationError(f"{variable}: a pool has no such option")
-        names.add((match["pool"] or "default").lower())
+        if variable.startswith("MPOOL_") and not SERVICE_LINK.match(variable):
+            match = POOL_VARIABLE.fullmatch(variable)
+            if match is None:
+                raise ValueError(f"{variable}: a pool has no such option")
+            names.add((match["pool"] or "default").lower())
     for name in sorted(names):
         options = options_from_environment(environment, name)
-        options.pop("pool", None)
+        kind = str(options.pop("pool", "keep")).lower()
+        if kind not in POOL_CLASSES:
+            raise ValueError(f"pool {name}: option pool must be one of {', '.join(POOL_CLASSES)}, not {kind!r}")
         try:
             PoolConfig(**options)
         except ValueError as error:
-            raise ConfigurationError(f"pool {name}: {error}") from None
+            raise ValueError(f"pool {name}: {error}") from None
 
 
 def require_site() -> None:
     if not SITE.is_dir() or not any(SITE.iterdir()):
-        raise ConfigurationError(f"{SITE} is empty: mount the directory of your site there, or copy it in an image")
+        raise ValueError(f"{SITE} is empty: mount the directory of your site there, or copy it in an image")
 
 
 if __name__ == "__main__":

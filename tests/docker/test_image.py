@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from servers import client
@@ -26,6 +26,15 @@ def test_it_is_healthy_without_a_database_seconds_after_its_start(serve, report)
     assert (answer.status, answer.text) == (200, "ready\n")
     healthy = container.wait_until_healthy()
     report(f"{IMAGE}: answers {answered:.1f} s after `docker run`, healthy {healthy:.1f} s after the container's start")
+
+
+def test_one_that_does_not_answer_is_unhealthy(serve, tmp_path):
+    tmp_path.chmod(0o755)
+    (tmp_path / "broken.conf").write_text('<Location "/.mpool/ready">\nRequire all denied\n</Location>\n')
+    quickly = ("--health-start-period", "0s", "--health-retries", "1")
+    container = serve("--volume", f"{tmp_path}:/etc/mpool/conf.d:ro", *quickly)
+    assert container.wait_until_it_answers().status == 403
+    wait_until(lambda: container.health == "unhealthy", what="the container is unhealthy")
 
 
 def test_a_page_with_the_database_is_served(serve_rows):
@@ -125,6 +134,12 @@ def test_options_come_from_the_environment(serve_rows, database):
     assert container.stop() == 0
 
 
+def test_no_directive_comes_before_an_option_of_the_environment():
+    for name in ("docker/httpd.conf", "apache-conf/worker.conf"):
+        text = (REPOSITORY / name).read_text(encoding="utf-8")
+        assert not re.findall(r"^\s*PythonOption mpool\.", text, re.MULTILINE)
+
+
 def test_requests_are_logged_on_stdout_and_everything_else_on_stderr(serve):
     container = serve()
     container.wait_until_it_answers()
@@ -168,7 +183,7 @@ def test_directives_of_ones_own_are_included_last(serve, tmp_path):
         ({"PGPASSWORD_FILE": "/run/none"}, "mpool: PGPASSWORD_FILE: /run/none: No such file or directory"),
         ({"PGPASSWORD_FILE": "/dev/null"}, "mpool: PGPASSWORD_FILE: /dev/null must hold one line"),
         ({"PGPASSWORD_FILE": "/etc/hostname", "PGPASSWORD": "x"}, "mpool: PGPASSWORD_FILE and PGPASSWORD: only one"),
-        ({"MPOOL_CONNINFO_FILE": "/etc/hostname"}, "mpool: conninfo is neither 'key=value ...' nor a postgresql:// "),
+        ({"MPOOL_CONNINFO_FILE": "/etc/hostname"}, "mpool: MPOOL_CONNINFO_FILE: conninfo is neither"),
         ({}, "mpool: /srv/site is empty: mount the directory of your site there, or copy it in an image"),
     ],
 )
@@ -208,7 +223,7 @@ def python(expression: str) -> tuple[str, ...]:
 
 def test_the_context_of_a_build_is_what_the_dockerfile_copies():
     """No history, no environment and no notes of anybody's can get into a layer."""
-    lines = Path(REPOSITORY, ".dockerignore").read_text(encoding="utf-8").splitlines()
+    lines = (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
     assert rules[0] == "*"
     assert "!.git" not in rules and "!.venv" not in rules
