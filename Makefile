@@ -14,7 +14,7 @@ PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e
 
 SERVE_PACKAGES := apache2-bin libapache2-mod-python postgresql python3-psycopg2 python3-werkzeug iso-codes
-TEST_PACKAGES := $(SERVE_PACKAGES) python3-venv
+TEST_PACKAGES := $(SERVE_PACKAGES) pgbouncer python3-venv
 
 WSGI := libapache2-mod-wsgi-py3
 FUZZ_STEPS ?= 2000

@@ -2,66 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg2
 import pytest
 from postgres.helpers import DEADLINE, backend, pids_of, query, wait_for
-from servers.base import make_public_dir, remove_tree, run
-from servers.postgres import ADMIN, PostgresServer, bin_directory, database_user
-
-
-class Standby:
-    """A streaming standby of *primary*; the same interface for what the tests need."""
-
-    def __init__(self, primary: PostgresServer) -> None:
-        self.root = make_public_dir("mps-")
-        self.data = self.root / "data"
-        self._user = database_user()
-        if self._user:
-            shutil.chown(self.root, self._user)
-        self._bin = bin_directory()
-        address = f"host={primary.socket_dir} port={primary.port} user={ADMIN}"
-        run(
-            [str(self._bin / "pg_basebackup"), "-d", address, "-D", str(self.data), "-R", "-X", "stream", "-c", "fast"],
-            user=self._user,
-            cwd=self.root,
-        )
-        self.port = primary.port
-        self.socket_dir = self.root
-        # A standby refuses to start with smaller limits than its primary's.
-        settings = {
-            **primary.settings,
-            "port": str(self.port),
-            "unix_socket_directories": str(self.root),
-            "listen_addresses": "",
-        }
-        with (self.data / "postgresql.auto.conf").open("a") as file:
-            file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
-        try:
-            self._ctl("start")
-        except BaseException:
-            remove_tree(self.root)
-            raise
-
-    def _ctl(self, action: str, *options: str) -> None:
-        run(
-            [str(self._bin / "pg_ctl"), "-D", str(self.data), "-w", "-l", str(self.root / "log"), action, *options],
-            user=self._user,
-            cwd=self.root,
-        )
-
-    def promote(self) -> None:
-        self._ctl("promote")
-
-    def close(self) -> None:
-        try:
-            self._ctl("stop", "-m", "immediate")
-        finally:
-            remove_tree(self.root)
+from servers.postgres import PostgresServer
+from servers.standby import Standby, allow_replication
 
 
 @pytest.fixture
@@ -69,9 +17,7 @@ def pair(postgres_factory) -> Iterator[tuple[PostgresServer, Standby]]:
     primary = postgres_factory(wal_level="replica", max_wal_senders="5")
     primary.execute("CREATE TABLE IF NOT EXISTS public.noted (n int)")
     primary.execute("GRANT ALL ON public.noted TO PUBLIC")
-    hba: Path = primary.data / "pg_hba.conf"
-    if "replication" not in hba.read_text():
-        hba.write_text(hba.read_text() + "local replication all trust\n")
+    allow_replication(primary)
     standby = Standby(primary)
     try:
         yield primary, standby

@@ -112,11 +112,13 @@ def spawn(
         )
 
 
-def run(command: list[str], *, user: str | None = None, cwd: Path | None = None) -> None:
+def run(
+    command: list[str], *, user: str | None = None, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> None:
     """Run *command* to its end like `spawn`; ServerError with its output if it fails."""
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch, "output")
-        if spawn(command, log=log, user=user, cwd=cwd).wait() != 0:
+        if spawn(command, log=log, user=user, env=env, cwd=cwd).wait() != 0:
             raise ServerError(f"{' '.join(command)}:\n{log.read_text(errors='replace')}")
 
 
