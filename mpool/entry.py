@@ -46,7 +46,7 @@ MARKED = EntryState.MARKED
 
 
 class Leased:
-    """The state of a lease whose return needs no look. One object a pool: who compares with it knows the pool, too."""
+    """State of a lease whose return needs no look. Each pool has its own: who compares with it knows the pool, too."""
 
     value = "leased"
 
@@ -109,11 +109,11 @@ class Entry:
         return f"<Entry backend={self.pid} {self.state.value} uses={self.uses}>"
 
     def is_leased(self) -> bool:
-        return self.state is MARKED or self.state is self.pool.leased
+        return self.state is MARKED or self.state is self.pool.leased or self.state is self.pool.timed
 
     def mark(self) -> None:
         """Have it looked at when it comes back, if it is on lease."""
-        if self.state is self.pool.leased:
+        if self.state is self.pool.leased or self.state is self.pool.timed:
             self.state = MARKED
 
     def is_alive(self, conn: Any) -> bool:
@@ -132,10 +132,6 @@ class Entry:
         except psycopg2.Error:
             pass
         return False
-
-    def untimed(self, held: float, began: float) -> float:
-        """Seconds on lease since the last lease that was timed, by that of the present one. See stats.py."""
-        return min(held * (self.uses - self.timed_uses - 1), max(0.0, began - self.timed_at))
 
     def cut_off(self, conn: Any) -> None:
         """End the session's socket under a statement that does not end; the thread that waits for it gets an error."""

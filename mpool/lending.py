@@ -26,22 +26,25 @@ from mpool import leaks
 from mpool.apache import log
 from mpool.bounded import bounded
 from mpool.driver import Verdict, is_broken, verdict
-from mpool.entry import IDLE, MARKED, UNSTAMPED, Entry, EntryState, Leased, execute
+from mpool.entry import IDLE, MARKED, UNSTAMPED, Entry, EntryState, execute
 from mpool.errors import LeaseError, PoolError, PoolTimeout, TooManyRequests
 from mpool.supply import PoolState, Supply, one_line
 from mpool.waiting import Waiter
 
 LONGEST_WAIT = 3600.0  # seconds in one piece: what a platform's locks take is limited
+NAP = 0.1  # and where there is no housekeeper, and the callers themselves look for what is late or lost
 CHECK_PAUSE = 0.01  # seconds before a connection is tried again after a failed check callback; doubles
 
 
 class Lending(Supply):
     def _start_empty(self) -> None:
         super()._start_empty()
-        self._stacks = self.config.leak_stacks
         config = self.config
+        self._stacks = config.leak_stacks
+        self._nap = LONGEST_WAIT if config.housekeeper else NAP
         looked_at = config.reset or config.reset_session or config.max_uses or not self.keeps_idle
-        self._lends: EntryState | Leased = MARKED if looked_at or not config.housekeeper else self.leased
+        if looked_at or not config.housekeeper:
+            self._lends = self._hands = MARKED
 
     # -- lease
 
@@ -69,14 +72,13 @@ class Lending(Supply):
         started = self._clock()
         deadline = started + (self.config.timeout if timeout is None else timeout)
         pause = CHECK_PAUSE
-        entry: Entry | None = None
+        again = handed = False
         while True:
-            waiter = None
             if conn is None:
-                conn, waiter = self._take_or_wait(owner, started, deadline, again=entry is not None)
-            entry = conn._entry
-            if waiter is not None and entry.tick is self._tick:
-                break  # handed over, and found alive in this tick
+                conn, handed = self._take_or_wait(owner, started, deadline, again)
+            entry: Entry = conn._entry
+            if handed and (entry.tick is self._tick or (entry.tick is self._stamp and not entry.poller.poll(0))):
+                return conn
             try:
                 good = self._passes(conn, entry, deadline)
             except BaseException:
@@ -84,12 +86,12 @@ class Lending(Supply):
                 raise
             if good:
                 break
-            conn = None
-            if entry.uses == (waiter is not None):  # never lent before
+            conn, again = None, True
+            if entry.uses == handed:  # never lent before
                 # A check that fails even what was just opened must not become a busy loop of connects.
                 threading.Event().wait(min(pause, max(0.0, deadline - self._clock())))
                 pause *= 2.0
-        if waiter is None:
+        if not handed:
             entry.uses += 1
             entry.owner = owner
             entry.since = self._clock()
@@ -99,41 +101,43 @@ class Lending(Supply):
         entry.state = MARKED
         return conn
 
-    def _take_or_wait(
-        self, owner: object, started: float, deadline: float, *, again: bool
-    ) -> tuple[Any, Waiter | None]:
-        """An idle connection, or one that was handed over."""
+    def _take_or_wait(self, owner: object, started: float, deadline: float, again: bool) -> tuple[Any, bool]:
+        """An idle connection, or one that was handed over: then True."""
         if self._dropped:
             self._free_dropped()
+        waiter = Waiter(owner, started)
         with self._lock:
-            if self._state is not PoolState.OPEN:
-                raise self._closed_error()
-            now = self._clock()
             if not self._waiting:
+                if self._state is not PoolState.OPEN:
+                    raise self._closed_error()
                 try:
-                    return self._idle.pop(), None
+                    return self._idle.pop(), False
                 except IndexError:
                     pass
-            waiter = Waiter(owner, started)
-            woken = self._join_locked(waiter, again)
-            begun = self._begin_locked(now) if len(self._entries) < self.config.max_size else []
-            if not begun and self._is_hopeless_locked():
+            self._join_locked(waiter, again)
+            # Returned just before? From here on every return sees the queue.
+            woken = self._serve_locked() if self._idle else ()
+            begun = self._begin_locked(self._clock()) if len(self._entries) < self.config.max_size else ()
+            if self._circuit.error is not None and not begun and self._is_hopeless_locked():
                 self._waiting.remove(waiter)
                 self._update_returns_locked()
                 self._counters.requests_errors += 1
-                raise self._unavailable_locked(now)
+                raise self._unavailable_locked(self._clock())
         for served in woken:
-            served.wake()
+            served.gate.release()
         if begun:
             self._open_all(begun)
         try:
-            self._wait(waiter, deadline)
+            if not waiter.gate.acquire(True, max(0.0, min(deadline - self._clock(), self._nap))):
+                self._wait_on(waiter, deadline)
         except BaseException:
             self._withdraw(waiter)
             raise
-        return waiter.conn, waiter
+        if waiter.error is not None:
+            raise waiter.error
+        return waiter.conn, True
 
-    def _join_locked(self, waiter: Waiter, again: bool) -> list[Waiter]:
+    def _join_locked(self, waiter: Waiter, again: bool) -> None:
         """Queue up, ahead of those who came later: one whose connection failed the check keeps its place."""
         if not again and self.config.max_waiting and len(self._waiting) >= self.config.max_waiting:
             self._counters.requests_errors += 1
@@ -141,32 +145,29 @@ class Lending(Supply):
                 f"{self.name}: {len(self._waiting)} callers are waiting already "
                 f"(max_waiting={self.config.max_waiting}; {self._figures()})"
             )
-        if self._waiting and waiter.since < self._waiting[0].since:
+        if again and self._waiting and waiter.since < self._waiting[0].since:
             self._waiting.appendleft(waiter)
         else:
             self._waiting.append(waiter)
         self._counters.requests_queued += 1
         self._returns = None
-        # Returned just before? From here on every return sees the queue.
-        return self._serve_locked()
 
-    def _wait(self, waiter: Waiter, deadline: float) -> None:
-        # Nobody but the callers themselves looks for dropped leases where there is no housekeeper.
-        longest = LONGEST_WAIT if self.config.housekeeper else 0.1
-        while not waiter.wait(min(deadline - self._clock(), longest)):
+    def _wait_on(self, waiter: Waiter, deadline: float) -> None:
+        """After a sleep without a decision: see to the pool, and sleep again until *deadline*."""
+        decided = False
+        while not decided:
             self._free_dropped()
             self.cut_late(self._clock())
-            if self._clock() < deadline:
+            left = deadline - self._clock()
+            if left > 0:
+                decided = waiter.gate.acquire(True, min(left, self._nap))
                 continue
             with self._lock:
-                if not waiter.give_up():
-                    break  # decided in the last moment: take it
-                self._leave_locked(waiter)
+                if not self._leave_locked(waiter):
+                    return  # decided in the last moment: take it
                 self._counters.requests_errors += 1
                 self._counters.requests_wait_ms += 1000.0 * (self._clock() - waiter.since)
                 raise self._timeout_locked(waiter)
-        if waiter.error is not None:
-            raise waiter.error
 
     def _timeout_locked(self, waiter: Waiter) -> PoolTimeout:
         now = self._clock()
@@ -183,15 +184,18 @@ class Lending(Supply):
             error.__cause__ = self._circuit.error
         return error
 
-    def _leave_locked(self, waiter: Waiter) -> None:
-        with contextlib.suppress(ValueError):  # it may have been decided, and taken out, just now
+    def _leave_locked(self, waiter: Waiter) -> bool:
+        """Leave the queue; False if an answer came first, and has to be taken."""
+        try:
             self._waiting.remove(waiter)
+        except ValueError:
+            return False
         self._update_returns_locked()
+        return True
 
     def _withdraw(self, waiter: Waiter) -> None:
         """The waiting thread was interrupted: what it may have been given goes on to the next."""
         with self._lock:
-            waiter.give_up()
             self._leave_locked(waiter)
         if waiter.conn is not None:
             self.putconn(waiter.conn)
@@ -259,9 +263,33 @@ class Lending(Supply):
                     entry.state = IDLE
                     self._idle.append(conn)
                     return
+                if (entry.state is self.timed or entry.state is self.leased) and self._hand_over(conn, entry):
+                    return
         except AttributeError:
             pass
         self._take_back(conn)
+
+    def _hand_over(self, conn: Any, entry: Entry) -> bool:
+        """Give a connection that needs no look to the first waiter; False if there is none."""
+        with self._lock:
+            if not self._waiting or entry.state is MARKED:
+                return False
+            now = self._clock()
+            if entry.since is not None:
+                self._count_usage_locked(entry, now, entry.since)
+            woken = self._place_locked(conn, entry, now)
+        if woken is not None:
+            woken.gate.release()
+        return True
+
+    def _count_usage_locked(self, entry: Entry, now: float, since: float) -> None:
+        held = now - since
+        untimed = entry.uses - entry.timed_uses - 1
+        if untimed:
+            held += min(held * untimed, max(0.0, since - entry.timed_at))
+        self._counters.usage_ms += 1000.0 * held
+        entry.timed_uses, entry.timed_at = entry.uses, now
+        entry.since = None
 
     def put_failed(self, conn: Any) -> None:
         """Give back a connection whose block has failed: that its transaction is rolled back needs no warning."""
@@ -272,10 +300,9 @@ class Lending(Supply):
         if entry is None:
             return
         now = self._clock()
-        held = None if entry.since is None else now - entry.since
-        if entry.reported == entry.uses and held is not None:
-            leaks.report_return(self.name, entry, held)
-        entry.since = entry.stack = entry.owner = None
+        if entry.reported == entry.uses and entry.since is not None:
+            leaks.report_return(self.name, entry, now - entry.since)
+        entry.stack = entry.owner = None
         entry.noted_at = now
         try:
             # A closed pool closes it, which ends its transaction too.
@@ -285,9 +312,8 @@ class Lending(Supply):
             kept = False
         woken = None
         with self._lock:
-            if held is not None:
-                self._counters.usage_ms += 1000.0 * (held + entry.untimed(held, now - held))
-                entry.timed_uses, entry.timed_at = entry.uses, now
+            if entry.since is not None:
+                self._count_usage_locked(entry, now, entry.since)
             if not kept:
                 self._counters.returns_bad += 1
             elif self._is_worn(entry, now) or self._state is not PoolState.OPEN:
@@ -295,7 +321,7 @@ class Lending(Supply):
             else:
                 woken = self._place_locked(conn, entry, now)
         if woken is not None:
-            woken.wake()
+            woken.gate.release()
         if not kept:
             self._retire(entry, conn)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -22,7 +23,6 @@ from mpool.lending import execute_alone
 from mpool.stats import Counters
 from mpool.supply import PoolState, one_line
 from mpool.upkeep import Upkeep
-from mpool.waiting import Waiter
 
 _numbers = itertools.count(1)
 
@@ -94,7 +94,7 @@ class ConnectionPool(Upkeep):
         The server may come up meanwhile; what it said last is the error's cause.
         """
         deadline = self._clock() + timeout
-        pause = Waiter(None, 0.0)
+        pause = threading.Event()
         while True:
             with self._lock:
                 if self._state is not PoolState.OPEN:
@@ -214,7 +214,7 @@ class ConnectionPool(Upkeep):
             with self._lock:
                 woken = self._place_locked(conn, entry, entry.verified)
             if woken is not None:
-                woken.wake()
+                woken.gate.release()
         self._grow()
 
     @staticmethod

@@ -23,7 +23,7 @@ from mpool.apache import log
 from mpool.bounded import start_thread
 from mpool.circuit import Circuit
 from mpool.config import PoolConfig
-from mpool.entry import IDLE, MARKED, Entry, EntryState, Leased, all_hung_up
+from mpool.entry import IDLE, Entry, EntryState, Leased, all_hung_up
 from mpool.errors import PoolClosed, PoolUnavailable
 from mpool.housekeeper import housekeeper
 from mpool.opening import Connector, Opening
@@ -82,7 +82,11 @@ class Supply:
         self._uses_gone = 0  # leases of connections that are no more, less those that pop_stats() has told of
         self._idle: deque[Any] = deque()  # newest last; the cold end can reach max_idle
         self._dropped: deque[Entry] = deque()  # noted by finalizers: garbage-collected while on lease
-        self.leased = Leased()
+        self.leased = Leased()  # on the fast path: nobody knows since when
+        self.timed = Leased()  # handed over
+        # What the two paths make of a connection, see lending.py: one of these, or MARKED.
+        self._lends: EntryState | Leased = self.leased
+        self._hands: EntryState | Leased = self.timed
         # The state of those that may become idle without a look at who waits; None: somebody does, or the pool is shut.
         self._returns: Leased | None = self.leased
         self._tick: object = NEVER
@@ -174,7 +178,7 @@ class Supply:
                 woken = self._place_locked(conn, entry, now)
             begun = self._begin_locked(now)
         if woken is not None:
-            woken.wake()
+            woken.gate.release()
         if not kept:
             entry.state = EntryState.RETIRED
             conn.close()
@@ -213,8 +217,8 @@ class Supply:
         if not self._waiting or not self._is_hopeless_locked():
             return
         while self._waiting:
-            if self._waiting.popleft().fail(self._unavailable_locked(now)):
-                self._counters.requests_errors += 1
+            self._waiting.popleft().fail(self._unavailable_locked(now))
+            self._counters.requests_errors += 1
         self._update_returns_locked()
 
     def _unavailable_locked(self, now: float) -> PoolUnavailable:
@@ -229,25 +233,28 @@ class Supply:
     # -- hand-over
 
     def _place_locked(self, conn: Any, entry: Entry, now: float) -> Waiter | None:
-        """A clean connection goes to the first waiter, who is to be woken, or to the idle ones."""
-        while self._waiting:
+        """A clean connection goes to the first waiter, whose gate is to be opened, or to the idle ones.
+
+        Opened after the lock: a thread that wakes up while it is held would only queue up for it.
+        """
+        if self._waiting:
             waiter = self._waiting.popleft()
-            if waiter.offer(conn):
-                entry.state = MARKED
-                entry.uses += 1
-                entry.owner = waiter.owner
-                entry.since = now
-                self._counters.requests_wait_ms += 1000.0 * (now - waiter.since)
-                if not self._waiting:
-                    self._update_returns_locked()
-                return waiter
+            waiter.conn = conn
+            entry.state = self._hands
+            entry.uses += 1
+            entry.owner = waiter.owner
+            entry.since = now
+            self._counters.requests_wait_ms += 1000.0 * (now - waiter.since)
+            if not self._waiting:
+                self._update_returns_locked()
+            return waiter
         entry.state = IDLE
         self._idle.append(conn)
         self._update_returns_locked()
         return None
 
     def _serve_locked(self) -> list[Waiter]:
-        """Give idle connections to waiters, who are to be woken: a return and the queueing may have crossed."""
+        """Give idle connections to waiters: a return and the queueing may have crossed."""
         served = []
         while self._waiting and self._idle:
             try:

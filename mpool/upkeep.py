@@ -62,9 +62,10 @@ class Upkeep(Lending):
     def _look_for_leaks(self, entries: list[Entry], now: float) -> None:
         for entry in entries:
             began = entry.since  # None: on no lease, or for less than a step
-            if not self.config.leak_after or began is None or entry.reported == entry.uses:
+            if not self.config.leak_after or began is None or not entry.is_leased() or entry.reported == entry.uses:
                 continue
             if now - began >= self.config.leak_after:
+                entry.mark()  # its return is reported too
                 with self._lock:
                     self._counters.leaks_reported += 1
                 # Where one lease leaks others may: from now on the stack of each checkout is known.

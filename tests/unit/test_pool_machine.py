@@ -14,7 +14,7 @@ from unit.fakes import Background, FakeClock, FakeConnection, FakeServer, make_p
 from mpool import LeaseError, PoolTimeout
 from mpool.entry import EntryState
 from mpool.supply import PoolState
-from mpool.waiting import Waiter, WaiterState
+from mpool.waiting import Waiter
 
 steps = 0  # counted over the whole run
 
@@ -46,13 +46,13 @@ class PoolMachine(RuleBasedStateMachine):
 
     def collect(self) -> None:
         """Take what was handed over; those who came first must have been served first."""
-        states = [waiter.state for waiter in self.waiting]
-        served = [s is WaiterState.SERVED for s in states]
-        assert served == sorted(served, reverse=True) or WaiterState.FAILED in states, "order of waiters"
+        served = [waiter.conn is not None for waiter in self.waiting]
+        failed = [waiter.error is not None for waiter in self.waiting]
+        assert served == sorted(served, reverse=True) or any(failed), "order of waiters"
         for waiter in self.waiting:
-            if waiter.state is WaiterState.SERVED:
+            if waiter.conn is not None:
                 self.hold(waiter.conn)
-        self.waiting = [waiter for waiter in self.waiting if waiter.state is WaiterState.WAITING]
+        self.waiting = [w for w, s, f in zip(self.waiting, served, failed, strict=True) if not s and not f]
 
     def hold(self, conn: FakeConnection) -> None:
         assert all(conn is not held for held in self.leased), "no connection is lent twice"
@@ -69,7 +69,8 @@ class PoolMachine(RuleBasedStateMachine):
         """What getconn() does up to the moment at which the thread would go to sleep."""
         waiter = Waiter(None, self.clock())
         with self.pool._lock:
-            self.pool._join_locked(waiter, again=True)
+            self.pool._join_locked(waiter, again=False)
+            self.pool._serve_locked()
             begun = self.pool._begin_locked(self.clock())
         self.waiting.append(waiter)
         self.pool._open_all(begun)
@@ -80,8 +81,7 @@ class PoolMachine(RuleBasedStateMachine):
     def give_up_waiting(self, data: st.DataObject) -> None:
         waiter = data.draw(st.sampled_from(self.waiting))
         with self.pool._lock:
-            assert waiter.give_up()
-            self.pool._leave_locked(waiter)
+            assert self.pool._leave_locked(waiter)
         self.waiting.remove(waiter)
 
     @precondition(lambda self: self.leased)
