@@ -7,6 +7,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, ParamSpec, TypeVar
 
+from mpool.apache import log
+
 try:
     import psycopg2
     import psycopg2.errors
@@ -116,6 +118,17 @@ def hides_arguments(function: Callable[_P, _R]) -> Callable[_P, _R]:
         raise failure
 
     return call
+
+
+def close_quietly(conn: Any) -> None:
+    try:
+        conn.close()
+    except psycopg2.Error as error:
+        log("info", f"closing a connection failed: {one_line(error)}")
+
+
+def one_line(error: BaseException | None) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def connection_info(conn: Any) -> str:

@@ -217,6 +217,17 @@ def execute(conn: Any, sql: str) -> None:
         cursor.execute(sql)
 
 
+def execute_alone(conn: Any, sql: str = "SELECT 1") -> None:
+    """Run *sql* in no transaction block. Raises psycopg2.Error."""
+    autocommit = conn.autocommit
+    conn.autocommit = True
+    try:
+        execute(conn, sql)
+    finally:
+        if not conn.closed and conn.autocommit != autocommit:
+            conn.autocommit = autocommit
+
+
 def _noting(name: str) -> property:
     """The driver's attribute *name*, with a note to the pool when it is set."""
 

@@ -14,14 +14,13 @@ import psycopg2
 from mpool.apache import default_max_size
 from mpool.bounded import start_thread
 from mpool.config import Callback, Conninfo, Kwargs, PoolConfig
-from mpool.driver import hides_arguments
-from mpool.entry import Entry
+from mpool.driver import hides_arguments, one_line
+from mpool.entry import Entry, execute_alone
 from mpool.errors import PoolTimeout
 from mpool.housekeeper import housekeeper
 from mpool.lease import Lease
-from mpool.lending import execute_alone
 from mpool.stats import Counters
-from mpool.supply import PoolState, one_line
+from mpool.supply import PoolState
 from mpool.upkeep import Upkeep
 
 _numbers = itertools.count(1)

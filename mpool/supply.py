@@ -18,11 +18,11 @@ from typing import Any
 import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_ACTIVE
 
-from mpool import leaks
 from mpool.apache import log
 from mpool.bounded import start_thread
 from mpool.circuit import Circuit
 from mpool.config import PoolConfig
+from mpool.driver import close_quietly, one_line
 from mpool.entry import IDLE, Entry, EntryState, Leased, all_hung_up
 from mpool.errors import PoolClosed, PoolUnavailable
 from mpool.housekeeper import housekeeper
@@ -359,18 +359,6 @@ class Supply:
             self._dropped.append(entry)
             housekeeper.wake()
 
-    def _free_dropped(self) -> None:
-        """Free the slots of connections that were garbage-collected on lease; the driver has closed them by then."""
-        while self._dropped:
-            try:
-                entry = self._dropped.popleft()
-            except IndexError:
-                return
-            with self._lock:
-                self._counters.leases_dropped += 1
-            self._retire(entry, None)
-            leaks.report_dropped(self.name, entry)
-
     # -- the housekeeper
 
     def _watch(self) -> None:
@@ -382,7 +370,7 @@ class Supply:
         raise NotImplementedError
 
     def putconn(self, conn: Any) -> None:
-        """Give a leased connection back. See lending.py."""
+        """Give a leased connection back. See returning.py."""
         raise NotImplementedError
 
     def after_fork_in_child(self) -> None:
@@ -405,17 +393,6 @@ inherited: list[list[Any]] = []  # connections of the parent process, never to b
 def after_fork_in_child() -> None:
     for pool in list(pools_of_process):
         pool.after_fork_in_child()
-
-
-def close_quietly(conn: Any) -> None:
-    try:
-        conn.close()
-    except psycopg2.Error as error:
-        log("info", f"closing a connection failed: {one_line(error)}")
-
-
-def one_line(error: BaseException | None) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _run_here(function: Callable[..., object], *args: Any) -> None:
