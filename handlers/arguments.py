@@ -58,9 +58,12 @@ class Plan:
     reserved: frozenset[str]  # names that a field must not take in **kwargs
 
     def bind(
-        self, groups: dict[str, list[Any]], req: Any, connection: Callable[[], Any]
+        self, groups: dict[str, list[Any]], req: Any, connection: Callable[[Any], Any]
     ) -> tuple[list[Any], dict[str, Any]]:
-        """The arguments for a call; HttpError 400 that names the field which is missing or does not fit."""
+        """The arguments for a call; *connection* leases one for *req*.
+
+        HttpError 400 that names the field which is missing or does not fit.
+        """
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
         if self.positional:
@@ -70,26 +73,25 @@ class Plan:
         elif self.takes_req and REQUEST not in self.positional:
             kwargs[REQUEST] = req
         for parameter in self.named:
-            value = self._value(parameter, groups)
-            if value is not _MISSING:
-                kwargs[parameter.name] = value
+            if parameter.required or parameter.name in groups:
+                kwargs[parameter.name] = self._value(parameter, groups)
         if self.any_name:
             for name, values in groups.items():
                 if name not in self.reserved:
                     kwargs[name] = values[0] if len(values) == 1 else values
         if self.wants_conn and CONNECTION not in self.positional:
             # Last: no connection is leased for a request whose fields do not fit.
-            kwargs[CONNECTION] = connection()
+            kwargs[CONNECTION] = connection(req)
         return args, kwargs
 
     def _bind_positional(
-        self, args: list[Any], groups: dict[str, list[Any]], req: Any, connection: Callable[[], Any]
+        self, args: list[Any], groups: dict[str, list[Any]], req: Any, connection: Callable[[Any], Any]
     ) -> None:
         for parameter in self.positional:
             if parameter == REQUEST:
                 args.append(req)
             elif parameter == CONNECTION:
-                args.append(connection())
+                args.append(connection(req))
             elif isinstance(parameter, Parameter):
                 value = self._value(parameter, groups)
                 # Its own default: one behind it can only be passed if it is passed too.

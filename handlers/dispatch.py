@@ -18,7 +18,7 @@ from typing import Any
 
 from mod_python import apache
 
-from handlers import leases
+from handlers import finder, leases
 from handlers.context import Call, Imports, Settings, current, entered, settings
 from handlers.errorpage import error_page
 from handlers.importer import (
@@ -113,10 +113,10 @@ def get_handler_root() -> str | None:
 # -- the calls ---------------------------------------------------------------------------------------------------------
 
 
-def _call(req: Any, config: Any, directory: str | None) -> Call:
-    """The context of one dispatch of *req*."""
+def _call(main: Any, req: Any, config: Any, directory: str | None) -> Call:
+    """The context of one dispatch of *req*, which belongs to *main*."""
     return Call(
-        imports=_imports(leases.root(req)),
+        imports=_imports(main),
         settings=settings(config, req.get_options()),
         req=req,
         handler_root=directory or req.document_root(),
@@ -142,7 +142,7 @@ def call_outside(req: Any) -> Call:
     """The context of an import that none of our dispatches is responsible for."""
     if req is None:
         return Call(settings=_server_settings(apache.main_server))
-    return _call(req, req.get_config(), None)
+    return _call(leases.root(req), req, req.get_config(), None)
 
 
 class _Again:
@@ -194,18 +194,18 @@ def _module(name: str, call: Call, directory: str | None) -> Any:
 
     Where it was configured for no directory, that is the document root. (items 12 and 45)
     """
-    directory = directory or call.handler_root
-    if name.startswith(("./", "../")) and directory:
-        name = os.path.normpath(os.path.join(directory, name))
-    path = [directory] if directory else []
-    found = _importer.find(name, call, None, path)
-    if found is None:
-        module = sys.modules.get(name)
-        # Another thread may be in the middle of its import: then the import statement waits.
-        if module is None or getattr(module.__spec__, "_initializing", True):
-            return __import__(name, {}, {}, ["*"])
-        return module
-    return _importer.obtain(found, call, None).module
+    if finder.is_managed(name):
+        directory = directory or call.handler_root
+        if name.startswith(("./", "../")) and directory:
+            name = os.path.normpath(os.path.join(directory, name))
+        found = _importer.find(name, call, None, [directory] if directory else [])
+        if found is not None:
+            return _importer.obtain(found, call, None).module
+    module = sys.modules.get(name)
+    # Another thread may be in the middle of its import: then the import statement waits.
+    if module is None or getattr(module.__spec__, "_initializing", True):
+        return __import__(name, {}, {}, ["*"])
+    return module
 
 
 def _split(handler: str, default: str) -> tuple[str, str]:
@@ -258,17 +258,16 @@ def handler_dispatch(callback: Any, req: Any) -> int:
     hlist = req.hlist
     result: int = apache.HTTP_INTERNAL_SERVER_ERROR
     committed = False
-    leases.enter(req)
+    main = leases.enter(req)
     try:
-        root = directory = _directory(hlist)
+        directory = _directory(hlist)
         default = apache._phase_handler_names[req.phase]
         expected = apache._status_values[default]
         _set_python_path(config)
-        call = _call(req, config, root)
+        call = _call(main, req, config, directory)
         run = _runner(config)
         with entered(call):
             while hlist.handler is not None:
-                directory = _directory(hlist) or directory
                 handler = _handler(hlist, default, call, directory, req)
                 if handler is not None:
                     result = _answer(run, handler, req)
@@ -278,6 +277,8 @@ def handler_dispatch(callback: Any, req: Any) -> int:
                     # A silent handler that is missing declines, where it is the first and only one.
                     result = apache.DECLINED
                 hlist.next()
+                if hlist.handler is not None:
+                    directory = _directory(hlist) or directory
         committed = True
     except BaseException:
         result = _reported(callback, config, req=req, phase=req.phase, hname=hlist.handler)
@@ -332,11 +333,11 @@ def filter_dispatch(callback: Any, fltr: Any) -> int | None:
     req = fltr.req
     config = req.get_config()
     committed = False
-    leases.enter(req)
+    main = leases.enter(req)
     try:
         _set_python_path(config)
         directory = os.path.normpath(fltr.dir) if fltr.dir else None
-        call = _call(req, config, directory)
+        call = _call(main, req, config, directory)
         with entered(call):
             name, attribute = _split(fltr.handler, "inputfilter" if fltr.is_input else "outputfilter")
             module = _module(name, call, directory)
@@ -401,10 +402,10 @@ def _include_dispatch(original: Callable[..., Any]) -> Callable[..., Any]:
             req.ssi_globals = {}
         req.ssi_globals["__mp_info__"] = ModuleInfo(ModuleCache(req.filename))
         req.ssi_globals["__mp_path__"] = []
-        leases.enter(req)
+        main = leases.enter(req)
         done = False
         try:
-            with entered(_call(req, req.get_config(), None)):
+            with entered(_call(main, req, req.get_config(), None)):
                 result = original(callback, fltr, tag, code)
             done = True
             return result

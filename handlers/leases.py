@@ -46,6 +46,12 @@ def root(req: Any) -> Any:
         req = parent
 
 
+def _state(req: Any) -> RequestLeases | None:
+    """What the main request of *req* holds: the first look finds it, where *req* is that itself."""
+    state: RequestLeases | None = getattr(req, ATTRIBUTE, None)
+    return state if state is not None else getattr(root(req), ATTRIBUTE, None)
+
+
 def connection(req: Any, name: str = "default") -> Any:
     """The connection of pool *name* that this request has leased, leasing it now if it has none yet.
 
@@ -69,18 +75,24 @@ def connection(req: Any, name: str = "default") -> Any:
 
 def is_dispatched(req: Any) -> bool:
     """Has somebody further out called `enter` for this request or the one it belongs to?"""
-    leases: RequestLeases | None = getattr(root(req), ATTRIBUTE, None)
+    leases = _state(req)
     return leases is not None and leases.depth > 0
 
 
-def enter(req: Any) -> None:
-    """A dispatch (a phase's handlers, a filter) begins: leases taken from now on last at least until its `leave`."""
-    main = root(req)
-    leases = getattr(main, ATTRIBUTE, None)
+def enter(req: Any) -> Any:
+    """A dispatch (a phase's handlers, a filter) begins: leases taken from now on last at least until its `leave`.
+
+    Returns the main request.
+    """
+    main, leases = req, getattr(req, ATTRIBUTE, None)
     if leases is None:
-        leases = RequestLeases()
-        setattr(main, ATTRIBUTE, leases)
+        main = root(req)
+        leases = getattr(main, ATTRIBUTE, None)
+        if leases is None:
+            leases = RequestLeases()
+            setattr(main, ATTRIBUTE, leases)
     leases.depth += 1
+    return main
 
 
 def leave(req: Any, commit: bool) -> bool:
@@ -90,7 +102,8 @@ def leave(req: Any, commit: bool) -> bool:
     can be done once a part of the answer has been sent: nothing is appended to it.
     Never raises: the caller is already on its way out, often with an exception of its own.
     """
-    leases: RequestLeases = getattr(root(req), ATTRIBUTE)
+    leases = _state(req)
+    assert leases is not None
     leases.depth -= 1
     if not leases.connections:
         return True
@@ -112,7 +125,7 @@ def settle(req: Any, commit: bool) -> None:
 
     Raises the driver's error where a commit fails: nothing of that transaction is stored then.
     """
-    leases: RequestLeases | None = getattr(root(req), ATTRIBUTE, None)
+    leases = _state(req)
     if leases is not None and leases.connections:
         _end_transactions(leases, commit)
 

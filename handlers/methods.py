@@ -58,7 +58,7 @@ class Handler:
         phase = req.phase
         if phase and phase != "PythonHandler":
             return cls._serve_phase(req, phase.removeprefix("Python").lower())
-        return serve(req, lambda: cls.respond(req))
+        return serve(req, cls.respond)
 
     @classmethod
     def allowed(cls) -> list[str]:
@@ -93,7 +93,7 @@ class Handler:
         form = req.form = read_form(req)
         result = self.prepare(req)
         if result is None:
-            args, kwargs = plan.bind(form.grouped(), req, lambda: leases.connection(req))
+            args, kwargs = plan.bind(form.grouped(), req, leases.connection)
             result = method(*args, **kwargs)
         return _unless_status(self.finish(req, result))
 

@@ -25,7 +25,7 @@ __all__ = ["Form", "HttpError", "Response", "Upload", "handler", "not_modified",
 
 def handler(req: Any) -> int:
     """The mod_python handler."""
-    return serve(req, lambda: _respond(req))
+    return serve(req, _respond)
 
 
 def _respond(req: Any) -> Any:
@@ -51,15 +51,14 @@ def _call(req: Any, module: ModuleType, target: Target) -> Any:
         raise HttpError(405, headers={"Allow": ", ".join(target.methods)})
     form = req.form = read_form(req)
     groups = form.grouped() if form.list else {}
-    connection = functools.partial(leases.connection, req)
     call = target.call
     if target.cls is not None:
-        args, kwargs = target.constructor.bind(groups, req, connection) if target.constructor else ([], {})
+        args, kwargs = target.constructor.bind(groups, req, leases.connection) if target.constructor else ([], {})
         instance = target.cls(*args, **kwargs)
         admit(req, traversal.all_values(target, module, [*target.levels[:-1], instance]))
         call = target.bound_to(instance)
     assert target.plan is not None
-    args, kwargs = target.plan.bind(groups, req, connection)
+    args, kwargs = target.plan.bind(groups, req, leases.connection)
     return call(*args, **kwargs)
 
 

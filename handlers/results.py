@@ -18,11 +18,13 @@ from uuid import UUID
 
 from mpool import is_connection, is_pool
 
-_END_OF_HTML = re.compile(r"</html\s*>\s*$", re.IGNORECASE)
+_END_OF_HTML = re.compile(r"</html\s*>\s*", re.IGNORECASE)
 _START_OF_HTML = re.compile(r"\s*(<!doctype\s+html|<html)", re.IGNORECASE)
 _CHARSET = re.compile(r"charset\s*=\s*\"?([^\s;\"]+)", re.IGNORECASE)
 _TEXTUAL = re.compile(r"text/|application/(javascript|xml|xhtml\+xml)|.*\+xml", re.IGNORECASE)
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]|[^\x00-\xff]")  # the last: what mod_python cannot send
+
+_HTML, _PLAIN = "text/html; charset=utf-8", "text/plain; charset=utf-8"
 
 _END = object()
 
@@ -63,7 +65,7 @@ def check_header(name: str, value: str) -> None:
         raise ValueError(f"not a header: {name!r}: {value!r}")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Rendered:
     """A result ready to send: all its bytes, or a stream of them, and the type to declare where the page set none."""
 
@@ -81,7 +83,7 @@ def render(result: Any, declared: str | None) -> Rendered:
     TypeError or ValueError where the result cannot be rendered.
     """
     if isinstance(result, str):
-        return _text(result, declared, _END_OF_HTML.search(result, max(0, len(result) - 100)) is not None)
+        return _text(result, declared, _ends_html(result))
     if result is None:
         return Rendered()
     if isinstance(result, (bytes, bytearray, memoryview)):
@@ -108,10 +110,15 @@ def _has_text(value: Any) -> bool:
     return any("__str__" in cls.__dict__ for cls in type(value).__mro__ if cls is not object)
 
 
+def _ends_html(text: str) -> bool:
+    last = text.rfind("<", -100)
+    return last >= 0 and _END_OF_HTML.fullmatch(text, last) is not None
+
+
 def _text(text: str, declared: str | None, is_html: bool) -> Rendered:
+    if declared is None and text.isascii():
+        return Rendered(text.encode(), content_type=_HTML if is_html else _PLAIN)
     content_type, charset = _with_charset(declared, "text/html" if is_html else "text/plain")
-    if charset == "utf-8" and text.isascii():
-        return Rendered(text.encode("ascii"), content_type=content_type)
     return Rendered(_encode(text, charset, content_type), content_type=content_type)
 
 
@@ -138,8 +145,7 @@ def _with_charset(declared: str | None, default: str) -> tuple[str, str]:
 
 def _bytes(body: bytes, declared: str | None) -> Rendered:
     if declared is None:
-        is_html = _END_OF_HTML.search(body[-100:].decode("latin-1")) is not None
-        declared = "text/html" if is_html else "application/octet-stream"
+        declared = "text/html" if _ends_html(body[-100:].decode("latin-1")) else "application/octet-stream"
     return Rendered(body, content_type=declared)
 
 
@@ -167,7 +173,7 @@ def _joined(parts: list[Any], declared: str | None) -> Rendered:
     if parts and all(isinstance(part, bytes) for part in parts):
         return _bytes(b"".join(parts), declared)
     text = "".join(part if isinstance(part, str) else str(part) for part in parts)
-    return _text(text, declared, _END_OF_HTML.search(text, max(0, len(text) - 100)) is not None)
+    return _text(text, declared, _ends_html(text))
 
 
 def _stream(parts: Iterator[Any], declared: str | None) -> Rendered:

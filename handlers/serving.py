@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from handlers import leases, results
@@ -72,8 +72,8 @@ def is_outage(error: BaseException) -> bool:
     return code is None or code.startswith(_DOWN)
 
 
-def serve(req: Any, call: Callable[[], Any]) -> int:
-    """Run *call* and answer with what it returns; the status for Apache.
+def serve(req: Any, call: Callable[[Any], Any]) -> int:
+    """Call *call* with *req* and answer with what it returns; the status for Apache.
 
     Raises SERVER_RETURN, and errors of the page, on to mod_python's dispatch, which logs them, after the transaction
     has been ended.
@@ -88,9 +88,9 @@ def serve(req: Any, call: Callable[[], Any]) -> int:
         leases.leave(req, False)  # what went well is committed by now
 
 
-def _serve(req: Any, call: Callable[[], Any]) -> int:
+def _serve(req: Any, call: Callable[[Any], Any]) -> int:
     try:
-        return _answer(req, call())
+        return _answer(req, call(req))
     except HttpError as error:
         leases.settle(req, False)
         return refuse(req, error)
@@ -108,7 +108,7 @@ def _serve(req: Any, call: Callable[[], Any]) -> int:
 
 def _answer(req: Any, result: Any) -> int:
     """Render *result*, end the transaction, send."""
-    headers: list[tuple[str, str]] = []
+    headers: Sequence[tuple[str, str]] = ()
     status = 200
     if isinstance(result, results.Response):
         headers, status, result = result.pairs(), result.status, result.body
@@ -147,7 +147,7 @@ def _settle(req: Any) -> bool:
     return True
 
 
-def _send_headers(req: Any, status: int, headers: list[tuple[str, str]]) -> None:
+def _send_headers(req: Any, status: int, headers: Sequence[tuple[str, str]]) -> None:
     if status != 200:
         req.status = status
     for name, value in headers:
@@ -156,7 +156,7 @@ def _send_headers(req: Any, status: int, headers: list[tuple[str, str]]) -> None
             req.headers_out.add(name, value)
 
 
-def _stream(req: Any, rendered: results.Rendered, status: int, headers: list[tuple[str, str]]) -> int:
+def _stream(req: Any, rendered: results.Rendered, status: int, headers: Sequence[tuple[str, str]]) -> int:
     """Send a stream part by part; the transaction ends with it, before the client has read the last of it.
 
     One that fails half way is broken off: its client must not take it for a complete answer.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 import sys
 import types
 from collections.abc import Callable, Iterable
@@ -25,6 +26,7 @@ from mpool import is_connection, is_cursor, is_pool
 PAGE_METHODS = ("GET", "HEAD", "POST")
 
 _MISSING = object()
+_attributes_of = operator.attrgetter("__dict__")
 _MARK = "__mp_publish__"
 
 
@@ -118,7 +120,7 @@ class Target:
         names = module.__dict__
         if self.levels or self.protection.defined or AUTH in names or ACCESS in names:
             return False
-        return not any(function.__dict__ for function in self.protection.functions)
+        return not any(map(_attributes_of, self.protection.functions))
 
 
 #: Paths kept per module: `a/b/a/b` may go round in a circle for ever.

@@ -35,7 +35,7 @@ def bind(function, query="", conn="the connection", **fields):
     """Call *function* as the publisher does, with the values of *query* or *fields*."""
     pairs = parse_query(query) if query else [(k, v) for k, values in fields.items() for v in values]
     req = Request()
-    args, kwargs = make_plan(function).bind(Form(pairs).grouped(), req, lambda: conn)
+    args, kwargs = make_plan(function).bind(Form(pairs).grouped(), req, lambda req: conn)
     return function(*args, **kwargs)
 
 
@@ -219,7 +219,7 @@ def test_no_connection_is_leased_when_a_field_does_not_fit():
     def function(req, conn, a: int):
         raise AssertionError("must not be called")
 
-    def lease():
+    def lease(req):
         raise AssertionError("must not be leased")
 
     with pytest.raises(HttpError):
