@@ -114,11 +114,14 @@ def roll_back(old: ModuleType, new: ModuleType) -> None:
             log("err", f"__mp_rollback__ of {_file(old)!r} failed: {summary(error)}")
 
 
-def purge(module: ModuleType, timeout: float) -> None:
-    """Call the purge hook of the retired *module*, and wait for it for *timeout* seconds at most."""
+def purge(retired: ModuleInfo, timeout: float) -> None:
+    """Call the purge hook of a *retired* instance, and wait for it for *timeout* seconds at most."""
+    module = retired.module
     hook = vars(module).get("__mp_purge__")
     if hook is None:
         return
+    if retired.is_logged:
+        log("notice", f"Purging module {retired.file!r}", source="mod_python")
 
     def call() -> None:
         _purged[threading.get_ident()] = module

@@ -86,6 +86,7 @@ class Loader:
             info.mtime, info.source = stat.st_mtime, source
             code = compile(source, cache.file, "exec", dont_inherit=True)
             trace(call, f"{'Importing' if old is None else 'Reimporting'} module {cache.file!r}")
+            info.is_logged = is_logging(call)
             self._warn_of_sys_path(cache.file, call)
             with hooks.handing_over(old, info):
                 if old is not None:

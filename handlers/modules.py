@@ -36,6 +36,7 @@ class ModuleInfo:
         self.cache = cache
         self.module = new_module(cache.label)
         self.executing = self.executed = False
+        self.is_logged = False  # what becomes of it is noted, as its load was
         self.bound: dict[str, ModuleInfo] = {}  # by label: imported while the code was executed
         self.friends: set[str] = set()  # labels imported later, from within functions
         self.signature: Signature | None = None

@@ -97,7 +97,7 @@ class Retirement:
         drained.sort(key=lambda retired: -retired.info.generation)  # what was built on others goes before them
         for retired in drained:
             if not retired.handed_over:
-                hooks.purge(retired.info.module, PURGE_TIMEOUT)
+                hooks.purge(retired.info, PURGE_TIMEOUT)
         let_go([retired.info for retired in drained], serving)
 
     def child_ends(self) -> None:
@@ -106,7 +106,7 @@ class Retirement:
             unpurged = [retired.info for retired in self._retired if not retired.handed_over]
             self._retired = []
         for info in sorted([*unpurged, *self._serving()], key=lambda info: -info.generation):
-            hooks.purge(info.module, EXIT_TIMEOUT)
+            hooks.purge(info, EXIT_TIMEOUT)
 
     @property
     def pending(self) -> list[ModuleInfo]:

@@ -208,12 +208,67 @@ def connectionhandler(conn):
 
 
 def test_python_import_runs_managed_modules_and_calls_functions_without_arguments(httpd) -> None:
-    server = httpd(site={"page.py": "import warm\ndef index(req): return repr(warm.started)"})
+    page = "import sys, warm\ndef index(req): return '%s %s' % (warm.started, sys.modules['plain'].x)"
+    server = httpd(site={"page.py": page})
     server.write("warm.py", "started = []\ndef start(): started.append(1)\n")
+    server.write("lib/plain.py", "x = 'a module of PythonPath'")
+    server.stop()
+    server._settings["before"] = (
+        f"PythonPath \"sys.path + ['{server.site}/lib']\"\n"
+        f"PythonImport {server.site}/warm.py::start main_interpreter\nPythonImport plain main_interpreter\n"
+    )
+    server.start()
+    assert server.get("/page").text == "[1] a module of PythonPath", server.log()
+
+
+def test_each_connection_and_each_python_import_sees_the_present_file(httpd) -> None:
+    """There is no request that could go on seeing what it has seen: what they import is remembered for them only."""
+    port = free_port()
+    echo = f"""
+from mod_python import apache
+def connectionhandler(conn):
+    if conn.local_addr[1] != {port}:
+        return apache.DECLINED
+    import beside
+    first = beside
+    conn.write(b"%d" % beside.version)
+    while conn.readline().strip():
+        import beside
+        conn.write(b" %d %d" % (beside.version, beside is first))
+    conn.write(b"\\n")
+    return apache.OK
+"""
+    server = httpd(site={"page.py": "def index(req): return 'x'"})
+    server.write("echo.py", echo)
+    server.write("beside.py", "version = 1")
+    server.write("warm.py", "import beside\ndef start():\n    from mod_python import apache\n"
+                 "    apache.log_error('imported %d' % beside.version)")  # fmt: skip
     server.stop()
     server._settings["before"] = f"PythonImport {server.site}/warm.py::start main_interpreter\n"
+    server._settings["extra"] = (
+        f"Listen 127.0.0.1:{port}\n<VirtualHost 127.0.0.1:{port}>\n"
+        f"PythonConnectionHandler {server.site}/echo.py\n</VirtualHost>\n"
+    )
     server.start()
-    assert server.get("/page").text == "[1]", server.log()
+    server.wait_for_log("imported 1")
+
+    def say(*lines: bytes) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+            stream = connection.makefile("rwb")
+            stream.write(b"begin\n")
+            stream.flush()
+            assert stream.read(1) in (b"1", b"2")
+            for line in lines:
+                server.edit("beside.py", line.decode())
+                stream.write(b"again\n")
+                stream.flush()
+            stream.write(b"\n")
+            stream.flush()
+            return stream.readline()
+
+    assert say() == b" 1 1\n", server.log()
+    assert say(b"version = 2") == b" 1 1 1 1\n", "a connection goes on seeing what it has seen"
+    assert say() == b" 2 1\n", server.log()
 
 
 def test_ssi_code_imports_relative_to_the_including_file(httpd) -> None:
@@ -314,14 +369,101 @@ def test_one_python_path_expression_reaches_every_interpreter(httpd) -> None:
         assert server.get(f"/{name}/x").text == f"2 of_{name} _mp_", server.log()
 
 
-def test_the_legacy_option_leaves_mod_pythons_own_importer(httpd) -> None:
+@pytest.mark.parametrize(
+    ("interpreters", "is_legacy"), [("*", True), ("other main_interpreter", True), ("other", False)]
+)
+def test_the_legacy_option_leaves_mod_pythons_own_importer(httpd, interpreters: str, is_legacy: bool) -> None:
     server = httpd(
         site={"page.py": "def handler(req):\n    req.write(__name__)\n    return 0\n"},
-        before='PythonOption mod_python.legacy.importer "*"\n',
+        before=f'PythonOption mod_python.legacy.importer "{interpreters}"\n',
         handler="page",
     )
-    assert server.get("/x").text == "page"
-    assert "mod_python.legacy.importer names this interpreter" in server.log()
+    assert (server.get("/x").text == "page") is is_legacy
+    assert ("mod_python.legacy.importer names this interpreter" in server.log()) is is_legacy
+
+
+def test_autoreload_off_is_heeded_and_an_argument_wins(httpd) -> None:
+    page = """
+from mod_python import apache
+def handler(req):
+    req.content_type = "text/plain"
+    reload = {"": None, "on": 1}[req.args or ""]
+    req.write("%s %s" % (VERSION, apache.import_module("~/util.py", autoreload=reload).VERSION))
+    return apache.OK
+VERSION = 1
+"""
+    server = httpd(
+        site={"page.py": page, "util.py": "VERSION = 1", ".htaccess": "PythonAutoReload Off\n"}, handler="page"
+    )
+    assert server.get("/x").text == "1 1"
+    server.edit("page.py", page.replace("VERSION = 1", "VERSION = 2"))
+    server.edit("util.py", "VERSION = 2")
+    assert server.get("/x").text == "1 1"
+    assert server.get("/x?on").text == "1 2"
+
+
+def test_the_importers_functions_are_mod_pythons_after_install(httpd) -> None:
+    page = """
+from mod_python import apache
+def handler(req):
+    req.content_type = "text/plain"
+    if req.args == "freeze":
+        apache.freeze_modules()
+    info = apache.module_info(__name__)
+    assert info.file == __file__ and info.module.handler is handler
+    assert __name__ in apache.modules_graph() and __name__ in apache.request_modules_graph(1)
+    req.write("VERSION %s %s %s %s" % (
+        apache.get_current_options()["mine"], apache.get_current_config()["PythonAutoReload"],
+        apache.get_handler_root(), apache.ximport_module.__module__))
+    return apache.OK
+"""
+    server = httpd(
+        site={
+            "sub/page.py": page.replace("VERSION", "1"),
+            "sub/.htaccess": "PythonHandler page\nPythonOption mine of_sub\nPythonAutoReload On\n",
+        },
+        handler="nobody",
+    )
+    expected = f"of_sub 1 {server.site}/sub mod_python.apache"
+    assert server.get("/sub/x").text == f"1 {expected}", server.log()
+    server.edit("sub/page.py", page.replace("VERSION", "2"))
+    assert server.get("/sub/x?freeze").text == f"2 {expected}", server.log()
+    server.edit("sub/page.py", page.replace("VERSION", "3"))
+    assert server.get("/sub/x").text == f"2 {expected}", server.log()
+
+
+def test_imports_by_a_thread_and_by_a_cleanup_of_the_child_work_and_see_the_present_file(httpd) -> None:
+    page = """
+import threading
+from mod_python import apache
+FILE = __file__.replace("page.py", "util.py")
+
+def load():
+    return apache.import_module(FILE).VERSION
+
+def cleanup(data):
+    apache.log_error("the cleanup has imported %s" % load())
+
+if "registered" not in globals():
+    registered = True
+    apache.register_cleanup(cleanup)
+
+def handler(req):
+    seen = [load()]
+    thread = threading.Thread(target=lambda: seen.append(load()))
+    thread.start()
+    thread.join()
+    req.content_type = "text/plain"
+    req.write(repr(seen))
+    return apache.OK
+"""
+    server = httpd(site={"page.py": page, "util.py": "VERSION = 1"}, handler="page")
+    assert server.get("/x").text == "[1, 1]", server.log()
+    server.edit("util.py", "VERSION = 2")
+    assert server.get("/x").text == "[2, 2]", server.log()
+    server.edit("util.py", "VERSION = 3")
+    server.stop()
+    assert "the cleanup has imported 3" in server.log()
 
 
 def test_the_debug_page_tells_the_module_and_its_importer_and_no_values(httpd) -> None:
@@ -348,14 +490,14 @@ def test_the_debug_page_tells_the_module_and_its_importer_and_no_values(httpd) -
 
 def test_the_log_has_the_importers_lines_where_debug_is_on(httpd) -> None:
     page = (
-        "from mod_python import apache\nVERSION = 1\ndef __mp_clone__(m): pass\n"
+        "from mod_python import apache\nVERSION = 1\ndef __mp_clone__(m): 1 / 0\ndef __mp_purge__(): pass\n"
         "def handler(req):\n    req.write('x')\n    return apache.OK\n"
     )
     server = httpd(site={"page.py": page, ".htaccess": "PythonDebug On\n"}, handler="page")
     server.get("/x")
     server.edit("page.py", page.replace("VERSION = 1", "VERSION = 2"))
     server.get("/x")
-    for word in ("Importing", "Reimporting", "Cloning"):
+    for word in ("Importing", "Reimporting", "Cloning", "Purging"):
         server.wait_for_log(rf"mod_python \(pid=\d+, interpreter='main_interpreter'\): {word} module '.*/page\.py'")
 
 

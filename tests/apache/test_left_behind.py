@@ -84,6 +84,42 @@ def test_what_was_left_behind_stays_open_until_the_last_request_on_it_has_ended(
     wait_until(lambda: int(old) not in [pid for pid, _, _ in postgres.backends("left-behind")], what="it is closed")
 
 
+def test_a_request_keeps_the_old_connection_between_two_phases(httpd, postgres) -> None:
+    """No frame of the old code runs meanwhile: only the importer knows that the request will come back to it."""
+    text = page("a module name", 0) + (
+        "def accesshandler(req):\n    return apache.OK\n"
+        "def loghandler(req):\n"
+        "    if req.uri == '/held': apache.log_error('the log phase is served by ' + index(req))\n"
+        "    return apache.OK\n"
+    )
+    held = (
+        "import psycopg2\nfrom mod_python import apache\ndef handler(req):\n    if req.uri == '/held':\n"
+        "        with psycopg2.connect(req.get_options()['test.conninfo'], application_name='held') as conn:\n"
+        f"            conn.cursor().execute({WAIT_FOR_THE_TEST!r})\n    return apache.OK\n"
+    )
+    server = httpd(
+        site={
+            "page.py": text,
+            "held.py": held,
+            ".htaccess": "PythonHandler held\nPythonAccessHandler page\nPythonLogHandler page\n",
+        },
+        handler="held",
+        options={"test.conninfo": postgres.conninfo},
+    )
+    assert server.get("/x").status == 200
+    slow = threading.Thread(target=server.get, args=("/held",))
+    with held_up(postgres):
+        slow.start()
+        wait_until(lambda: [state for _, _, state in postgres.backends("held")] == ["active"])
+        server.edit("page.py", text.replace("VERSION = 0", "VERSION = 1"))
+        assert server.get("/x").status == 200
+        for _ in range(20):  # time enough for a housekeeper that would not wait
+            assert server.get("/x").status == 200
+    slow.join()
+    server.wait_for_log(r"the log phase is served by 0 \d+")
+    server.wait_for_log(r"instance 1 of '.*/page\.py' left behind and is rid of: ")
+
+
 def test_what_other_code_still_holds_stays_open_and_is_named(httpd, postgres) -> None:
     text = (
         page("a class attribute", 0)

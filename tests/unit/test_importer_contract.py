@@ -65,6 +65,36 @@ def test_packages_and_dotted_names_are_pythons_own_and_never_reload(
         del sys.modules[name]
 
 
+def test_a_name_with_a_slash_is_looked_for_like_any_other(site: Site) -> None:
+    """The pseudo packages of the manual: directories of modules, and their __init__ as one of these."""
+    site.write("lib/util.py", "x = 'util'")
+    site.write("lib/__init__.py", "x = 'init'")
+    site.write(
+        "page.py",
+        "from handlers.importer import import_module\n"
+        "x = import_module('lib/util').x, import_module('lib/__init__').x\n",
+    )
+    assert site.load().x == ("util", "init")
+    site.write("lib/util.py", "x = 'edited'")
+    assert site.load().x == ("edited", "init")
+
+
+def test_every_form_of_the_import_statement_finds_what_is_beside_the_module(site: Site) -> None:
+    site.write("util.py", "__all__ = ['a']\na, b = 1, 2")
+    site.write(
+        "page.py",
+        "import util\nimport util as other\nfrom util import b as c\nfrom util import *\n"
+        "def later():\n    from util import b\n    return b\n",
+    )
+    with site.request() as request, entered(request.call):
+        page = request.load()
+        assert page.util is page.other and (page.a, page.c, page.later()) == (1, 2, 2)
+        assert not hasattr(page, "b")
+    site.write("util.py", "a, b = 3, 4")
+    page = site.load()
+    assert (page.util.a, page.a, page.b, page.c) == (3, 3, 4, 4)
+
+
 def test_a_directory_of_the_importers_that_is_on_sys_path_is_warned_of_once(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from importer_site import Site
+from servers.base import wait_until
 
 from handlers.context import Call, entered
 from handlers.failures import FIRST_RETRY
@@ -347,6 +348,30 @@ def test_what_a_load_outside_of_any_request_was_built_on_is_not_purged_meanwhile
     assert site.load("page").util.version == 22
     site.drain()
     assert journal.purges == [1]
+
+
+def test_a_request_that_waited_for_a_load_that_fails_does_not_execute_it_itself(site: Site, journal: Journal) -> None:
+    site.write("gate.py", "import threading\nreached = threading.Event()\ngo = threading.Event()")
+    gate = site.load("gate")
+    site.write("page.py", "JOURNAL.run('page')\nimport gate\ngate.reached.set()\ngate.go.wait(60)\n1 / 0")
+
+    def first() -> None:
+        with pytest.raises(ZeroDivisionError):
+            site.load()
+
+    def second() -> None:
+        assert gate.reached.wait(PATIENCE)
+        with site.request() as request:
+            for _ in range(3):
+                with pytest.raises(ZeroDivisionError):
+                    request.load()
+
+    def release() -> None:
+        wait_until(lambda: site.importer.loader.loads._waiting, what="the second one waits")
+        gate.go.set()
+
+    run_threads([first, second, release])
+    assert journal.counts() == {"page": 1}
 
 
 def test_threads_that_end_loads_at_the_same_time_retire_each_old_instance_once(site: Site, journal: Journal) -> None:
