@@ -6,7 +6,6 @@ import os
 import pwd
 import shutil
 import signal
-import time
 from pathlib import Path
 
 from mpool.tools.errors import ToolError
@@ -15,8 +14,7 @@ from mpool.tools.processes import ServerProcess, Wording, run
 VERSIONS = Path("/usr/lib/postgresql")
 ROLE = "site"  # and the name of its database
 ADMIN = "postgres"
-START_DEADLINE = 60.0  # seconds; recovery after a power cut takes its time
-STOP_PATIENCE = 30.0
+STOP_PATIENCE = 30.0  # seconds
 
 # Accounts of this machine prove who they are to the kernel: no password is kept anywhere.
 HBA = f"""\
@@ -139,24 +137,12 @@ class Cluster:
                 *(part for name, value in settings.items() for part in ("-c", f"{name}={value}")),
             ],
             stop_signal=signal.SIGINT,  # fast: clients are disconnected, nothing is lost
+            patience=STOP_PATIENCE,
             user=self._run_as,
             wording=lambda line: wording(line) if _is_worth_showing(line) else "",
         )
-        try:
-            self._wait(server)
-        except BaseException:
-            server.stop(STOP_PATIENCE)
-            raise
+        server.wait_until_ready(lambda: self._is_ready(server.pid), _first_fatal)
         return server
-
-    def _wait(self, server: ServerProcess) -> None:
-        deadline = time.monotonic() + START_DEADLINE
-        while not self._is_ready(server.pid):
-            if not server.running:
-                raise ToolError(f"PostgreSQL did not start: {_first_fatal(server.output())}")
-            if time.monotonic() > deadline:
-                raise ToolError(f"PostgreSQL did not take connections within {START_DEADLINE:g} s: see the log above")
-            time.sleep(0.02)
 
     def _is_ready(self, pid: int) -> bool:
         """The eighth line of postmaster.pid is the server's own word, as pg_ctl reads it; a crash leaves an old one."""

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ CLEAN_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 CLEAN_ENVIRONMENT = {"PATH": CLEAN_PATH, "LANG": "C.UTF-8"}
 
 PYTHON = "/usr/bin/python3"  # Debian's own: the one that mod_python embeds
+
+START_DEADLINE = 60.0  # seconds; PostgreSQL's recovery after a power cut takes its time
 
 Wording = Callable[[str], str]
 
@@ -87,7 +90,8 @@ class ServerProcess:
     """One server in the foreground, whose output is passed on to the terminal, each line as *wording* puts it.
 
     It runs in a session of its own, so that Ctrl-C reaches us alone and we stop the servers in order; and it is told
-    to end, with *stop_signal*, when we die without having done so.
+    to end, with *stop_signal*, when we die without having done so. What has not ended *patience* seconds after that
+    signal is killed.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class ServerProcess:
         command: list[str],
         *,
         stop_signal: signal.Signals,
+        patience: float,
         user: pwd.struct_passwd | None = None,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
@@ -103,6 +108,7 @@ class ServerProcess:
     ) -> None:
         self.name = name
         self._stop_signal = stop_signal
+        self._patience = patience
         self._tail: deque[str] = deque(maxlen=20)
         self._wording = wording
         # setpriv runs as the new account already: the kernel forgets the signal when an account changes.
@@ -145,12 +151,26 @@ class ServerProcess:
             self._relay.join(2)
         return "".join(self._tail)
 
-    def stop(self, patience: float) -> None:
-        """Ask it to end; after *patience* seconds kill it and the children it has by then."""
+    def wait_until_ready(self, is_ready: Callable[[], bool], complaint_in: Callable[[str], str]) -> None:
+        """Return as soon as *is_ready*; otherwise stop it. ToolError, with its own complaint where it has ended."""
+        deadline = time.monotonic() + START_DEADLINE
+        try:
+            while not is_ready():
+                if not self.running:
+                    raise ToolError(f"{self.name} did not start: {complaint_in(self.output())}")
+                if time.monotonic() > deadline:
+                    raise ToolError(f"{self.name} was not ready within {START_DEADLINE:g} s: see the log above")
+                time.sleep(0.02)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Ask it to end; after its patience kill it and the children it has by then."""
         if self.running:
             self._process.send_signal(self._stop_signal)
             try:
-                self._process.wait(patience)
+                self._process.wait(self._patience)
             except subprocess.TimeoutExpired:
                 # Apache's children ignore SIGTERM and would outlive their parent.
                 for pid in (self._process.pid, *children_of(self._process.pid)):

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from mpool.tools import cluster, webserver
+from mpool.tools import webserver
 from mpool.tools.cluster import Cluster
 from mpool.tools.errors import ToolError
 from mpool.tools.places import Accounts, Places, default_root, prepare_root, site_directory, sole_user
@@ -134,7 +134,7 @@ def _run(
     if conninfo is None:
         database = _private_cluster(places, accounts, arguments, cleanups)
         servers.append(database.start(places.in_given_words))
-        cleanups.callback(servers[-1].stop, cluster.STOP_PATIENCE)
+        cleanups.callback(servers[-1].stop)
         conninfo = database.conninfo
     _set_up_site(places, accounts, conninfo)
 
@@ -158,7 +158,7 @@ def _run(
         return
     web, server = _start_web(web, places, any_port=arguments.port == 0)
     servers.append(server)
-    cleanups.callback(server.stop, webserver.STOP_PATIENCE)
+    cleanups.callback(server.stop)
     print(places.in_given_words(f"ready: {web.url} serves {places.site} (Ctrl-C stops it)"), flush=True)
     while True:
         for server in servers:

@@ -8,7 +8,6 @@ import importlib.metadata
 import re
 import signal
 import socket
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +17,7 @@ from mpool.tools.processes import ServerProcess, Wording, run
 HTTPD = Path("/usr/sbin/apache2")
 MODULE_DIR = Path("/usr/lib/apache2/modules")
 INSTALL = "apt-get install apache2-bin libapache2-mod-python"
-START_DEADLINE = 60.0  # seconds
-STOP_PATIENCE = 20.0  # Apache itself kills a child that goes on for 10 s
+STOP_PATIENCE = 20.0  # seconds; Apache itself kills a child that goes on for 10 s
 
 # As Debian enables them, as far as a site may need them in a .htaccess; and mod_python.
 MODULES = [
@@ -189,27 +187,19 @@ class WebServer:
             "Apache",
             [str(HTTPD), "-DFOREGROUND", "-f", str(self.config_file)],
             stop_signal=signal.SIGTERM,
+            patience=STOP_PATIENCE,
             env={"PYTHONPATH": self.packages},
             cwd=self.directory,
             wording=wording,
         )
-        try:
-            self._wait(server)
-        except BaseException:
-            server.stop(STOP_PATIENCE)
-            raise
+        server.wait_until_ready(self._is_ready, _first_complaint)
         return server
 
-    def _wait(self, server: ServerProcess) -> None:
-        deadline = time.monotonic() + START_DEADLINE
-        while (status := self._ask()) is None:
-            if not server.running:
-                raise ToolError(f"Apache did not start: {_first_complaint(server.output())}")
-            if time.monotonic() > deadline:
-                raise ToolError(f"Apache did not answer within {START_DEADLINE:g} s: see the log above")
-            time.sleep(0.02)
-        if status != 200:
+    def _is_ready(self) -> bool:
+        status = self._ask()
+        if status not in (None, 200):
             raise ToolError(f"Apache answers {status} where it should say that Python is ready: see the log above")
+        return status == 200
 
     def _ask(self) -> int | None:
         """The status of the answer, None where there is none yet."""

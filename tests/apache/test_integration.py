@@ -138,9 +138,50 @@ def test_a_page_called_mpool_or_handlers_does_not_hide_the_packages(httpd) -> No
     assert answer.status == 200 and str(server.site) not in answer.text, server.log()
 
 
-def test_input_and_output_filters_reload_and_share_the_requests_modules(httpd) -> None:
+def test_a_filter_sees_what_its_request_has_imported_though_the_file_has_changed(httpd) -> None:
+    flt = """
+def outputfilter(filter):
+    import shared
+    text = filter.read()
+    while text:
+        filter.write(text + b" filter %d" % shared.version)
+        text = filter.read()
+    if text is None:
+        filter.close()
+"""
+    page = """
+from mod_python import apache
+import os, time
+def handler(req):
+    import shared
+    path = os.path.join(os.path.dirname(__file__), "flag")
+    deadline = time.monotonic() + 60
+    if req.args:
+        apache.log_error("it is held")
+    while req.args and not os.path.exists(path):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    req.content_type = "text/plain"
+    req.write("page %d" % shared.version)
+    return apache.OK
+"""
+    server = httpd(
+        site={"flt.py": flt, "page.py": page, "shared.py": "version = 1"},
+        handler="page\nPythonOutputFilter flt OUT\nSetOutputFilter OUT",
+    )
+    answers: list[str] = []
+    held = threading.Thread(target=lambda: answers.append(server.get("/x?hold").text))
+    held.start()
+    server.wait_for_log("it is held")
+    server.edit("shared.py", "version = 2")
+    assert server.get("/x").text == "page 2 filter 2"
+    server.write("flag", "")
+    held.join()
+    assert answers == ["page 1 filter 1"]
+
+
+def test_input_and_output_filters_reload(httpd) -> None:
     filters = """
-import shared
 def outputfilter(filter):
     text = filter.read()
     while text:
@@ -158,7 +199,6 @@ def inputfilter(filter):
 """
     page = """
 from mod_python import apache
-import shared
 def handler(req):
     body = req.read()
     req.content_type = "text/plain"
@@ -166,11 +206,9 @@ def handler(req):
     return apache.OK
 """
     server = httpd(
-        site={
-            "flt.py": filters, "page.py": page, "shared.py": "",
-        },
+        site={"flt.py": filters, "page.py": page},
         handler="page\nPythonOutputFilter flt OUT\nPythonInputFilter flt IN\nSetOutputFilter OUT\nSetInputFilter IN",
-    )  # fmt: skip
+    )
     assert server.post("/x", b"abc").text == "out1 ABC", server.log()
     server.edit("flt.py", filters.replace("out1", "out2"))
     assert server.post("/x", b"abc").text == "out2 ABC", server.log()
