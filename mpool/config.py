@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 from psycopg2.extensions import parse_dsn
 
+from mpool import pooler
 from mpool.driver import hides_arguments
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class PoolConfig:
     leak_stacks: bool = False  # note the stack of every checkout (costs several times the checkout)
     reset_session: bool = False  # RESET ALL and RESET SESSION AUTHORIZATION at every return
     close_returns: bool = False  # close() on a leased connection gives it back instead
+    pooler: str = "auto"  # is there a PgBouncer in transaction mode in between? Or: transaction, session
     num_workers: int = 3  # connections opened at once while min_size is being filled
     housekeeper: bool = True  # False: no thread; what it does is done in passing, and nothing ends a hanging return
     configure: Callback | None = None  # once per new connection
@@ -66,6 +68,8 @@ class PoolConfig:
         for name in ("timeout", "max_waiting", "max_uses", "check_after", "check_bypass", "leak_after"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        if self.pooler not in pooler.MODES:
+            raise ValueError(f"pooler must be one of {', '.join(pooler.MODES)}, not {self.pooler!r}")
         if isinstance(self.conninfo, str):
             parse_conninfo(self.conninfo)
 
@@ -117,7 +121,13 @@ def _seconds(text: str) -> float:
     return value
 
 
-_PARSER_OF_TYPE: dict[str, Callable[[str], Any]] = {"int": int, "float": _seconds, "bool": _boolean, "Conninfo": str}
+_PARSER_OF_TYPE: dict[str, Callable[[str], Any]] = {
+    "int": int,
+    "float": _seconds,
+    "bool": _boolean,
+    "str": str,
+    "Conninfo": str,
+}
 # What can be written as text: callbacks cannot. `pool` chooses the class, and is no field of PoolConfig.
 _PARSERS: dict[str, Callable[[str], Any]] = {
     field.name: _PARSER_OF_TYPE[str(field.type)]

@@ -86,6 +86,12 @@ def is_broken(conn: Any) -> bool:
     return bool(conn.closed == 2)
 
 
+def last_words(conn: Any) -> str:
+    """What the server said when it ended the session, which the driver's exception leaves out; "" if nothing."""
+    words: str = (conn.info.error_message or "").partition("\n")[0]
+    return " ".join(words.split()) if words.startswith("FATAL") else ""
+
+
 def reads_read_only(conn: Any) -> bool:
     """The server has reported that this session cannot write. A parameter status: no round trip."""
     return "on" in (

@@ -20,6 +20,7 @@ from psycopg2.extensions import (
 )
 from psycopg2.extensions import connection as DriverConnection
 
+from mpool import pooler
 from mpool.driver import reads_read_only
 
 if TYPE_CHECKING:
@@ -228,6 +229,9 @@ def execute_alone(conn: Any, sql: str = "SELECT 1") -> None:
             conn.autocommit = autocommit
 
 
+SENT_UNDER_AUTOCOMMIT = ("isolation_level", "readonly", "deferrable")
+
+
 def _noting(name: str) -> property:
     """The driver's attribute *name*, with a note to the pool when it is set."""
 
@@ -235,6 +239,8 @@ def _noting(name: str) -> property:
         return getattr(super(PoolConnection, self), name)
 
     def put(self: PoolConnection, value: Any) -> None:
+        if name in SENT_UNDER_AUTOCOMMIT:
+            self._keep_to_itself(self.autocommit, value)
         self._note()
         # super() finds the next class's descriptor for reading only.
         for cls in type(self).__mro__[type(self).__mro__.index(PoolConnection) + 1 :]:
@@ -248,11 +254,13 @@ def _noting(name: str) -> property:
 class PoolConnection(DriverConnection):
     """A psycopg2 connection that a pool made: it notes its setters, and nests transactions by savepoint."""
 
-    __slots__ = ("_entry",)
+    __slots__ = ("_entry", "_pooled")
     _entry: Entry | None
+    _pooled: bool  # by a PgBouncer in transaction mode
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._entry = None  # first: a factory of the user's may use the setters in its own __init__
+        self._pooled = False
         super().__init__(*args, **kwargs)
 
     autocommit = _noting("autocommit")
@@ -261,11 +269,17 @@ class PoolConnection(DriverConnection):
     deferrable = _noting("deferrable")
     cursor_factory = _noting("cursor_factory")
 
-    def set_session(self, *args: Any, **kwargs: Any) -> None:
+    def set_session(
+        self, isolation_level: Any = None, readonly: Any = None, deferrable: Any = None, autocommit: Any = None
+    ) -> None:
+        ends_up = self.autocommit if autocommit is None else bool(autocommit)
+        self._keep_to_itself(ends_up, isolation_level, readonly, deferrable)
         self._note()
-        super().set_session(*args, **kwargs)
+        super().set_session(isolation_level, readonly, deferrable, autocommit)
 
     def set_isolation_level(self, level: int | None) -> None:
+        # 0 is autocommit, and the driver sends what it has.
+        self._keep_to_itself(level == 0, self.isolation_level, self.readonly, self.deferrable)
         self._note()
         super().set_isolation_level(level)
 
@@ -317,6 +331,11 @@ class PoolConnection(DriverConnection):
                 execute(self, undo.format(name)) if undo else self.rollback()
             raise
         execute(self, keep.format(name)) if keep else self.commit()
+
+    def _keep_to_itself(self, autocommit: bool, *values: Any) -> None:
+        """Refuse what the driver would send as session defaults, where the session is others' too."""
+        if self._pooled and autocommit and any(v is not None and str(v).upper() != "DEFAULT" for v in values):
+            pooler.refuse_session_defaults()
 
     def _note(self) -> None:
         entry = self._entry

@@ -9,7 +9,8 @@ from typing import Any
 import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
-from mpool.apache import interpreter_name
+from mpool import pooler
+from mpool.apache import interpreter_name, log
 from mpool.config import Conninfo, Kwargs, PoolConfig, parse_conninfo
 from mpool.driver import without_traceback
 from mpool.entry import connection_class
@@ -45,6 +46,10 @@ class Connector:
         self._kwargs: Kwargs | None = config.kwargs
         self._configure = config.configure
         self._connect_timeout = config.connect_timeout
+        self._pooler = config.pooler
+        self._reset_session = config.reset_session
+        self._gives_options = False
+        self._remarked = False
         self._connect = connect
         if config.kwargs is not None and not callable(config.kwargs):
             connection_class(config.kwargs.get("connection_factory"))  # fails here, not at the first request
@@ -56,6 +61,8 @@ class Connector:
         except Exception as error:  # a ValueError of the driver's has its frames, too
             raise without_traceback(error) from None
         try:
+            if pooler.stands_before(conn, self._pooler):
+                self._note_pooler(conn)
             if self._configure is not None:
                 self._configure(conn)
                 status = conn.get_transaction_status()
@@ -66,10 +73,19 @@ class Connector:
             raise
         return conn
 
+    def _note_pooler(self, conn: Any) -> None:
+        conn._pooled = True
+        if self._reset_session:
+            pooler.refuse_reset_session(self._name)
+        if self._gives_options and not self._remarked:
+            self._remarked = True
+            log("warning", f"{self._name}: {pooler.OPTIONS_REMARK}")
+
     def _arguments(self) -> dict[str, Any]:
         conninfo = self._conninfo() if callable(self._conninfo) else self._conninfo
         kwargs = dict((self._kwargs() if callable(self._kwargs) else self._kwargs) or {})
         given = parse_conninfo(conninfo) | kwargs
+        self._gives_options = bool(given.get("options") or os.environ.get("PGOPTIONS"))
         kwargs["connection_factory"] = connection_class(kwargs.get("connection_factory"))
         own = given.get("application_name") or os.environ.get("PGAPPNAME", "")
         kwargs["application_name"] = application_name(self._name, own)

@@ -12,9 +12,9 @@ from typing import Any
 import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
-from mpool import leaks
+from mpool import leaks, pooler
 from mpool.apache import log
-from mpool.driver import Verdict, is_broken, one_line, verdict
+from mpool.driver import Verdict, is_broken, last_words, one_line, verdict
 from mpool.entry import IDLE, MARKED, Entry, EntryState, execute_alone
 from mpool.errors import LeaseError, PoolError
 from mpool.supply import PoolState, Supply
@@ -112,7 +112,7 @@ class Returning(Supply):
         """Make a returned connection as good as new; False if it cannot be kept, and raises what the reset raised."""
         if conn.closed:
             if is_broken(conn):
-                self._lose_generation(entry, "the server closed the connection")
+                self._note_broken(conn, entry)
             return False
         config = self.config
         is_open = conn.get_transaction_status() != TRANSACTION_STATUS_IDLE
@@ -139,6 +139,14 @@ class Returning(Supply):
         if self.config.reset_session:
             execute_alone(conn, "RESET ALL; RESET SESSION AUTHORIZATION")
         return True
+
+    def _note_broken(self, conn: Any, entry: Entry) -> None:
+        """The server, or PgBouncer, ended the session: say why, and what that means for the others."""
+        words = last_words(conn)
+        if pooler.was_full(words):
+            log("warning", f"{self.name}: PgBouncer had no server connection free in time: {words}")
+            return
+        self._lose_generation(entry, f"the server closed the connection{words and f' ({words})'}")
 
     @contextlib.contextmanager
     def _asking(self, entry: Entry, until: float) -> Iterator[None]:
@@ -181,7 +189,11 @@ class Returning(Supply):
         if entry is None or not isinstance(error, psycopg2.Error):
             return
         meaning = verdict(error)
-        if meaning is Verdict.GONE or is_broken(conn):
+        if is_broken(conn):
+            if words := last_words(conn):
+                error.add_note(words)
+            self._note_broken(conn, entry)
+        elif meaning is Verdict.GONE:
             self._lose_generation(entry, Verdict.GONE.value)
         elif meaning is Verdict.READ_ONLY and entry.turned_read_only(conn):
             self._lose_generation(entry, Verdict.READ_ONLY.value)

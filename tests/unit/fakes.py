@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg2
@@ -46,10 +47,12 @@ class FakeConnection:
 
     def __init__(self, server: FakeServer) -> None:
         self._entry: Any = None
+        self._pooled = False
         self._server = server
         self._pid = next(server.pids)
         self._reader, self._writer = os.pipe()
         self.closed = 0
+        self.info = SimpleNamespace(error_message=None)
         self.dead = False
         self.status = TRANSACTION_STATUS_IDLE
         self.rollback_fails = False
