@@ -12,6 +12,7 @@ PAGES = (
     ("/naive", "Naive", "The page of 2006: a connection at module level that knows nothing of reloading."),
     ("/carried", "Carried", "A pool at module level and two imported hooks: it lives on when the page is edited."),
     ("/backends", "Backends", "The connections that this site has open, as PostgreSQL sees them. Keep it in view."),
+    ("/readers", "Readers", "Two pools by name: one writes, one reads, from a standby where there is one."),
 )
 
 COUNTS = """

@@ -25,6 +25,7 @@ NAVIGATION = (
     ("/naive", "Naive"),
     ("/carried", "Carried"),
     ("/backends", "Backends"),
+    ("/readers", "Readers"),
 )
 
 FRAME = """<!doctype html>

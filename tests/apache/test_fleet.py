@@ -15,6 +15,8 @@ import pytest
 from servers.balancer import Balancer
 from servers.base import wait_until
 from servers.client import Response
+from servers.example_site import SITE as EXAMPLES
+from servers.example_site import make_rows
 from servers.fleet import (
     Machine,
     Traffic,
@@ -169,3 +171,20 @@ def test_a_fleet_survives_the_loss_of_its_primary(machines, webs, balancer, caps
     assert at_standby.most("backends") <= 2 * planned
     for watch in (at_primary, at_standby):
         assert watch.most("clients") <= 2 * WEBS * POOL
+
+
+def test_the_readers_page_reads_from_the_standby_until_it_is_the_primary(httpd, machines):
+    primary, standby = machines
+    make_rows(primary.server)
+    with password_file() as passfile:
+        site = httpd(site=EXAMPLES, env=web_environment(machines, passfile))
+        reading = '<td id="reader-role">standby</td>'
+        wait_until(lambda: reading in site.get("/readers").text, what="the rows arrive at the standby")
+        assert '<td id="default-role">primary</td>' in site.get("/readers").text
+        primary.kill()
+        standby.promote()
+        promoted = '<td id="default-role">primary</td>'
+        wait_until(lambda: promoted in site.get("/readers").text, what="the site has a primary again")
+        assert '<td id="reader-role">primary</td>' in site.get("/readers").text
+        assert site.post("/guestbook", {"author": "Ada", "message": "after the failover"}).status == 303
+        assert standby.server.execute("SELECT author FROM demo.note") == [("Ada",)]

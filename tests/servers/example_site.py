@@ -29,6 +29,7 @@ PAGES = {
     "/naive": "Five subdivisions",
     "/carried": "open in the pool",
     "/backends": "this request&#x27;s is marked",
+    "/readers": '<td id="reader-role">primary</td>',
 }
 
 
