@@ -26,7 +26,9 @@ if [ -z "${ENGINE_DIR-}" ]; then
     trap 'exit 143' TERM
 fi
 sh docker/engine.sh sh docker/build.sh "$SUITE" web demo postgres test
+# Some tests mount file systems in namespaces of their own.
 sh docker/engine.sh --apart sh -euc '
-    docker run --rm --init --network none --shm-size 256m "mpool-test:$SUITE"
+    docker run --rm --init --network none --shm-size 256m --cap-add SYS_ADMIN \
+        --security-opt seccomp=unconfined --security-opt apparmor=unconfined "mpool-test:$SUITE"
     "${PYTHON:-python3}" -m pytest tests/docker
 '

@@ -74,7 +74,8 @@ def test_the_wheel_has_packages_and_their_data(wheel):
 
 def test_the_installed_command_finds_its_samples(wheel, tmp_path):
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "-q")
-    run(*pip, "install", "--no-deps", "--no-index", "--prefix", tmp_path, wheel, cwd=tmp_path)
+    # Ignored: this Python may have the package already, and pip would leave it at that.
+    run(*pip, "install", "--ignore-installed", "--no-deps", "--no-index", "--prefix", tmp_path, wheel, cwd=tmp_path)
     (site_packages,) = {path.parent for path in tmp_path.rglob("mpool") if (path / "__init__.py").exists()}
     ask = "from mpool.tools.webserver import sample_configuration as s; print(s('worker'))"
     found = run(sys.executable, "-c", f"import sys; sys.path.insert(0, {str(site_packages)!r}); {ask}", cwd=tmp_path)
