@@ -31,7 +31,7 @@ def test_it_is_healthy_without_a_database_seconds_after_its_start(serve, report)
 def test_one_that_does_not_answer_is_unhealthy(serve, tmp_path):
     tmp_path.chmod(0o755)
     (tmp_path / "broken.conf").write_text('<Location "/.mpool/ready">\nRequire all denied\n</Location>\n')
-    quickly = ("--health-start-period", "0s", "--health-retries", "1")
+    quickly = ("--health-start-period", "1ms", "--health-retries", "1")
     container = serve("--volume", f"{tmp_path}:/etc/mpool/conf.d:ro", *quickly)
     assert container.wait_until_it_answers().status == 403
     wait_until(lambda: container.health == "unhealthy", what="the container is unhealthy")
