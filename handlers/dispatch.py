@@ -31,7 +31,7 @@ from handlers.importer import (
     request_modules_graph,
 )
 from handlers.modules import ModuleCache, ModuleInfo
-from mpool import find_request_by, interpreter_name, log
+from mpool import find_request_by, interpreter_name, log, note_stack
 
 _importer: Importer
 # Another interpreter may serve other phases of the same request, and of one name there may be several: with
@@ -362,6 +362,7 @@ def filter_dispatch(callback: Any, fltr: Any) -> int | None:
 
 def connection_dispatch(callback: Any, conn: Any) -> int:
     """A connection handler: no request, no directory, the main server's configuration. (item 45)"""
+    note_stack()
     server = conn.base_server
     config = server.get_config()
     handler = conn.hlist.handler

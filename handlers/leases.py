@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mpool import get_connection, interpreter_name, log, release
+from mpool import get_connection, interpreter_name, log, note_stack, release
 
 #: The attribute of the main request that holds its `RequestLeases`.
 ATTRIBUTE = "mpool_leases"
@@ -84,6 +84,7 @@ def enter(req: Any) -> Any:
 
     Returns the main request.
     """
+    note_stack()
     main, leases = req, getattr(req, ATTRIBUTE, None)
     if leases is None:
         main = root(req)

@@ -33,6 +33,7 @@ from mpool.registry import (
     pools,
     release,
 )
+from mpool.stack import note_stack
 
 
 def run_later(delay: float, callback: Callable[[], object]) -> None:
@@ -72,6 +73,7 @@ __all__ = [
     "is_pool",
     "is_registered",
     "log",
+    "note_stack",
     "on_child_exit",
     "pools",
     "release",

@@ -20,6 +20,7 @@ from mpool.housekeeper import housekeeper
 from mpool.lease import Lease
 from mpool.null import NullConnectionPool
 from mpool.pool import ConnectionPool
+from mpool.stack import note_stack
 
 POOL_CLASSES: dict[str, type[ConnectionPool]] = {"keep": ConnectionPool, "null": NullConnectionPool}
 
@@ -70,6 +71,7 @@ class Registry:
         Without *req*, for the request that the calling thread serves, and outside of any for the main server.
         PoolConflict if it was made with other options.
         """
+        note_stack()
         if req is None:
             req = apache.current_request()
         there = self._pools.get(name)
