@@ -25,12 +25,13 @@ class Imports:
     What could not be loaded is not executed once more for it, either. (reload contract, items 23 and 24)
     """
 
-    __slots__ = ("failures", "infos", "outside")
+    __slots__ = ("failures", "filters", "infos", "outside")
 
     def __init__(self) -> None:
         self.infos: Mapping[str, ModuleInfo] = {}  # by label; replaced, never changed
         self.failures: dict[str, Failure] = {}  # by label
         self.outside: set[tuple[str, str]] = set()  # (directory, name): found there is none, a standard import
+        self.filters: list[Any] = []  # mod_python's objects of the filters that have run for it
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import os
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -130,8 +131,21 @@ def _imports(main: Any) -> Imports:
         imports = Imports()
         setattr(main, _IMPORTS, imports)
         _importer.retirement.begin(imports)
-        main.register_cleanup(_importer.retirement.end, imports)
+        main.register_cleanup(_request_ends, imports)
     return imports
+
+
+def _request_ends(imports: Imports) -> None:
+    _importer.retirement.end(imports)
+    # mod_python gives up its filter objects as the request's pool goes, without the interpreter's lock; if no one else
+    # has a reference, that frees them, and from Python 3.14 on (Debian sid) ends the child by a segmentation fault. The
+    # last of them may go right after this, so they are kept until this thread has come to the end of another request.
+    _filters[threading.get_ident()] = imports.filters
+    for fltr in imports.filters:
+        fltr.req = None  # which ends now
+
+
+_filters: dict[int, list[Any]] = {}  # by thread: those of the request that ended there last
 
 
 def _server_settings(server: Any) -> Settings:
@@ -331,6 +345,7 @@ def _is_success(result: int, req: Any) -> bool:
 def filter_dispatch(callback: Any, fltr: Any) -> int | None:
     """One run of an input or output filter; it shares the modules and the connection of its request."""
     req = fltr.req
+    _imports(leases.root(req)).filters.append(fltr)
     config = req.get_config()
     committed = False
     main = leases.enter(req)
@@ -399,6 +414,7 @@ def _include_dispatch(original: Callable[..., Any]) -> Callable[..., Any]:
     def include_dispatch(callback: Any, fltr: Any, tag: str, code: str) -> Any:
         """Python in a server-side include: its imports are relative to the including file. (item 47)"""
         req = fltr.req
+        _imports(leases.root(req)).filters.append(fltr)
         if not hasattr(req, "ssi_globals"):
             req.ssi_globals = {}
         req.ssi_globals["__mp_info__"] = ModuleInfo(ModuleCache(req.filename))

@@ -95,7 +95,8 @@ def packages() -> Iterator[Path]:
 def httpd(request: pytest.FixtureRequest, packages: Path) -> Iterator[Callable[..., Httpd]]:
     """Makes Apaches: `httpd(conf="worker.conf", site={"page.py": source}, options={"mpool.max_size": 8})`.
 
-    All are stopped when the test ends, however it ends; if it fails, their error logs are in its report.
+    All are stopped when the test ends, however it ends; if it fails, their error logs are in its report. A child that
+    has crashed fails it, too: a client may not notice, for another child answers the next request.
     """
     made: list[Httpd] = request.node.stash.setdefault(SERVERS, [])
 
@@ -109,6 +110,7 @@ def httpd(request: pytest.FixtureRequest, packages: Path) -> Iterator[Callable[.
     finally:
         for server in made:
             server.close()
+    assert not [crash for server in made for crash in server.crashes]
 
 
 @pytest.hookimpl(wrapper=True)

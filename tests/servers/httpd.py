@@ -312,10 +312,11 @@ class Httpd:
         wait_until(lambda: self.children() and self._answers(), what="new children answer")
 
     def close(self) -> None:
-        """Stop it if it runs, and remove its directory."""
+        """Stop it if it runs, and remove its directory; note in `crashes` which of its children had crashed."""
         try:
             self.stop()
         finally:
+            self.crashes = re.findall(r"child pid \d+ exit signal (?:Segm|Abort|Bus).*", self.log())
             remove_tree(self.root)
 
     # -- requests ------------------------------------------------------------------------------------------------
