@@ -297,7 +297,9 @@ PythonLogHandler phases
 def phases(request, httpd, postgres):
     """A site of plain handlers, with our importer installed and without."""
     postgres.execute(TABLES)
-    conf = {} if request.param == "installed" else {"conf": (), "mpm": "worker"}
+    # On sid psycopg2 works nowhere unless the main interpreter has imported it first.
+    stock = {"conf": (), "mpm": "worker", "before": "PythonImport psycopg2 main_interpreter"}
+    conf = {} if request.param == "installed" else stock
     site = {"phases.py": PHASES, ".htaccess": HTACCESS, "failing": ""}
     server = httpd(site=site, handler="phases", options={**OPTIONS, "mpool.conninfo": postgres.conninfo}, **conf)
     server.installed = request.param == "installed"
