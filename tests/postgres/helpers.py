@@ -17,6 +17,11 @@ def through(proxy: Proxy, **more: Any) -> str:
     return f"host=127.0.0.1 port={proxy.port} dbname=site user=site sslmode=disable gssencmode=disable{extra}"
 
 
+def patiently(proxy: Proxy) -> str:
+    """Connecting has its time, however loaded the machine; the pool's connect_timeout then holds for the rest alone."""
+    return through(proxy, connect_timeout=30)
+
+
 def backend(conn: Any) -> int:
     return query(conn, "SELECT pg_backend_pid()")
 
@@ -68,3 +73,11 @@ def in_threads(count: int, function: Callable[[int], Any]) -> list[Any]:
         thread.join(DEADLINE)
         assert not thread.is_alive(), "a thread hangs"
     return results
+
+
+def in_another_thread(function: Callable[[], Any]) -> Any:
+    """Its result; what it raised is raised here."""
+    result = in_threads(1, lambda number: function())[0]
+    if isinstance(result, Exception):
+        raise result
+    return result

@@ -22,7 +22,7 @@ class Proxy:
         self.connections = 0  # accepted so far
         self.in_delay = self.most_in_delay = 0  # clients held back by `delay`, now and at most
         self.delay = 0.0  # seconds from accepting a client to speaking with the server for it
-        self._stopped = threading.Event()
+        self._hurried = threading.Event()
         self.port = 0
         self.resume()
 
@@ -32,10 +32,14 @@ class Proxy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stopped.set()
+        self.hurry()
         self._flowing.set()
         self.refuse()
         self.cut()
+
+    def hurry(self) -> None:
+        """End every delay, for good."""
+        self._hurried.set()
 
     def refuse(self) -> None:
         """New connections are refused, those that exist go on."""
@@ -89,7 +93,7 @@ class Proxy:
             with self._lock:
                 self.in_delay += 1
                 self.most_in_delay = max(self.most_in_delay, self.in_delay)
-            self._stopped.wait(self.delay)
+            self._hurried.wait(self.delay)
             with self._lock:
                 self.in_delay -= 1
         unix = isinstance(self._address, str)

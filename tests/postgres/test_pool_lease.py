@@ -15,9 +15,28 @@ import psycopg2
 import psycopg2.extensions as ext
 import psycopg2.extras
 import pytest
-from postgres.helpers import DEADLINE, backend, in_threads, kill, pids_of, query, through, wait_for
+from postgres.helpers import (
+    DEADLINE,
+    backend,
+    in_another_thread,
+    in_threads,
+    kill,
+    patiently,
+    pids_of,
+    query,
+    through,
+    wait_for,
+)
 
-from mpool import ConnectionPool, LeaseError, NullConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+from mpool import (
+    ConnectionPool,
+    LeaseError,
+    NullConnectionPool,
+    PoolClosed,
+    PoolTimeout,
+    PoolUnavailable,
+    TooManyRequests,
+)
 
 
 def lease_all(pool, count):
@@ -56,9 +75,31 @@ def test_min_size_is_filled_and_waited_for(make_pool, postgres):
     assert pool.get_stats()["pool_available"] == 3
 
 
+def test_open_waits_for_min_size_if_it_is_told_to(make_pool):
+    pool = make_pool(min_size=2, open=False)
+    pool.open(wait=True, timeout=DEADLINE)
+    assert pool.get_stats()["pool_available"] == 2
+
+
+def test_min_size_is_filled_again_by_itself_when_connections_are_lost(make_pool, postgres):
+    pool = make_pool(min_size=3, max_size=3)
+    pool.wait(DEADLINE)
+    held = pool.getconn()
+    old = pids_of(postgres, pool)
+    kill(postgres, *old)
+    with pytest.raises(psycopg2.Error):
+        query(held, "SELECT 1")
+    pool.putconn(held)  # nobody asks for another
+    wait_for(lambda: len(pids_of(postgres, pool)) == 3 and pool.get_stats()["pool_available"] == 3)
+    assert not set(old) & set(pids_of(postgres, pool))
+
+
 def test_min_size_is_filled_in_parallel(make_pool, proxy):
-    proxy.delay = 0.3
-    pool = make_pool(through(proxy), min_size=5, max_size=5, num_workers=2)
+    proxy.delay = 10 * DEADLINE
+    pool = make_pool(patiently(proxy), min_size=5, max_size=5, num_workers=2)
+    wait_for(lambda: proxy.in_delay == 2)
+    assert len(pool._openings) == 2
+    proxy.hurry()
     pool.wait(DEADLINE)
     assert proxy.most_in_delay == 2
 
@@ -120,16 +161,16 @@ def test_resize_up_and_down_at_run_time(make_pool, postgres):
 
 
 def test_a_spike_opens_no_more_connections_than_it_needs(make_pool, proxy):
-    pool = make_pool(through(proxy), min_size=4, max_size=50)
+    pool = make_pool(patiently(proxy), min_size=4, max_size=50)
     pool.wait(DEADLINE)
-    proxy.delay = 5.0
+    proxy.delay = 10 * DEADLINE
 
     def use(number):
         with pool.connection(DEADLINE) as conn:
             query(conn, "SELECT pg_sleep(0.002)")
 
     assert in_threads(50, use) == [None] * 50
-    assert pool.get_stats()["pool_size"] < 7
+    assert pool.get_stats()["pool_size"] == 4 and pool.get_stats()["opening"] <= 1
 
 
 def test_growth_serves_who_waits_while_returns_go_on(make_pool, proxy):
@@ -180,20 +221,14 @@ def test_six_clients_on_two_connections_use_two_backends(make_pool):
 
 def test_timeout_says_what_the_pool_was_doing(make_pool):
     pool = make_pool(max_size=1, timeout=0.05)
-    held = pool.getconn()
-    with pytest.raises(PoolTimeout, match=rf"{pool.name}: .*leased=1, idle=0, .*max_size=1"):
-        in_another_thread(pool.getconn)
-    with pytest.raises(PoolTimeout, match=r"within 0\.1"):
-        in_another_thread(lambda: pool.getconn(timeout=0.1))
+    held = pool.getconn(DEADLINE)
+    for timeout in (None, 0.1):
+        started = time.monotonic()
+        with pytest.raises(PoolTimeout, match=rf"{pool.name}: .*within .*leased=1, idle=0, .*max_size=1"):
+            in_another_thread(lambda timeout=timeout: pool.getconn(timeout))
+        assert time.monotonic() - started >= (timeout or 0.05)
     pool.putconn(held)
     assert pool.get_stats()["requests_errors"] == 2
-
-
-def in_another_thread(function):
-    result = in_threads(1, lambda number: function())[0]
-    if isinstance(result, Exception):
-        raise result
-    return result
 
 
 def test_a_waiter_that_timed_out_loses_no_connection(make_pool):
@@ -254,7 +289,7 @@ def test_fairness_under_contention(make_pool):
             served[number] += 1
 
     assert in_threads(12, use) == [None] * 12
-    assert min(served) > 0.5 * max(served)
+    assert min(served) > 0.2 * max(served)  # without an order some are not served at all
 
 
 # -- transactions
@@ -478,6 +513,20 @@ def test_reset_session_undoes_what_sql_set(make_pool):
             assert query(conn, "SHOW statement_timeout") == expected
 
 
+def test_reset_session_undoes_another_role(make_pool, postgres):
+    postgres.execute("DROP ROLE IF EXISTS clerk")
+    postgres.execute("CREATE ROLE clerk; GRANT clerk TO site")
+    for reset_session, expected in ((False, "clerk"), (True, "site")):
+        pool = make_pool(max_size=1, reset_session=reset_session)
+        with pool.connection() as conn:
+            pid = backend(conn)
+            query(conn, "SET ROLE clerk")
+        with pool.connection() as conn:
+            assert backend(conn) == pid
+            assert query(conn, "SELECT current_user") == expected
+        pool.close()
+
+
 # -- callbacks
 
 
@@ -540,7 +589,7 @@ def test_a_check_that_always_fails_obeys_the_deadline_and_is_no_busy_loop(make_p
 
     pool = make_pool(max_size=2, check=check)
     with pytest.raises(PoolTimeout):
-        pool.getconn(timeout=0.5)
+        pool.getconn(timeout=4.0)
     assert 1 < len(calls) < 20
 
 
@@ -684,7 +733,10 @@ def test_after_a_kill_at_most_one_error_within_check_bypass(make_pool, postgres)
 
 
 def test_a_dead_connection_makes_its_generation_suspect(make_pool, postgres):
-    pool = make_pool(max_size=3, check_bypass=3600)
+    pool = make_pool(max_size=3)
+    lease_all(pool, 3)
+    wait_for(lambda: pool._stamp is not None)
+    pool.maintain = lambda now: 1.0  # no further tick
     pids = lease_all(pool, 3)
     kill(postgres, *pids)
     with pytest.raises(psycopg2.Error):
@@ -886,16 +938,21 @@ def test_figures_of_waiting_usage_and_connecting(make_pool, proxy):
     proxy.delay = 0.1
     pool = make_pool(through(proxy), max_size=1)
 
-    def use(number):
+    def use():
         with pool.connection(DEADLINE):
             time.sleep(0.2)
 
-    in_threads(2, use)
+    with pool.connection(DEADLINE):
+        waiter = threading.Thread(target=use)
+        waiter.start()
+        wait_for(lambda: pool.get_stats()["requests_waiting"])
+        time.sleep(0.2)
+    waiter.join(DEADLINE)
     stats = pool.pop_stats()
     assert stats["requests_num"] == 2 and stats["requests_queued"] == 2
-    assert 200 <= stats["requests_wait_ms"] < 20_000
-    assert 350 <= stats["usage_ms"] < 20_000
-    assert stats["connections_num"] == 1 and 90 <= stats["connections_ms"] < 20_000
+    assert 290 <= stats["requests_wait_ms"] < 60_000
+    assert 400 <= stats["usage_ms"] < 60_000
+    assert stats["connections_num"] == 1 and 90 <= stats["connections_ms"] < 60_000
     after = pool.get_stats()
     assert after["requests_num"] == after["usage_ms"] == after["connections_num"] == 0
     assert after["pool_size"] == 1
@@ -951,3 +1008,30 @@ def test_null_pool_is_bounded_and_fair(make_pool):
         pool.putconn(conn)
     with pytest.raises(ValueError):
         make_pool(cls=NullConnectionPool, min_size=1)
+
+
+def test_null_pool_has_the_same_errors_and_figures(make_pool, proxy):
+    pool = make_pool(through(proxy), cls=NullConnectionPool, max_size=1, max_waiting=1, timeout=DEADLINE)
+    for _ in range(2):
+        with pool.connection() as conn:
+            query(conn, "SELECT 1")
+            assert pool.get_stats()["leased"] == pool.get_stats()["pool_size"] == 1
+    held = pool.getconn()
+    waiter = threading.Thread(target=lambda: pool.putconn(pool.getconn()))
+    waiter.start()
+    wait_for(lambda: pool.get_stats()["requests_waiting"])
+    with pytest.raises(TooManyRequests, match="max_waiting=1"):
+        pool.getconn()
+    pool.putconn(held)
+    waiter.join(DEADLINE)
+    with pytest.raises(LeaseError):
+        pool.putconn(held)
+    stats = pool.get_stats()
+    assert (stats["requests_num"], stats["requests_errors"], stats["connections_num"]) == (5, 1, 4)
+    assert (stats["pool_min"], stats["pool_max"], stats["pool_size"], stats["pool_available"]) == (0, 1, 0, 0)
+    proxy.refuse()
+    with pytest.raises(PoolUnavailable, match=r"(?i)refused.*next try in"):
+        pool.getconn()
+    pool.close()
+    with pytest.raises(PoolClosed):
+        pool.getconn()

@@ -132,6 +132,23 @@ def test_a_callback_that_hangs_does_not_keep_the_process(postgres):
     assert "did not wait longer" in err
 
 
+def test_close_leaves_no_thread(postgres):
+    run_python(
+        """
+        import threading, time, mpool
+        pool = mpool.ConnectionPool(__import__("os").environ["MPOOL_CONNINFO"], min_size=2, max_size=4)
+        pool.wait(30)
+        assert [t.name for t in threading.enumerate() if t.name == "mpool housekeeper"]
+        pool.close()
+        until = time.monotonic() + 30
+        while threading.active_count() > 1:
+            assert time.monotonic() < until, threading.enumerate()
+            time.sleep(0.01)
+        """,
+        postgres,
+    )
+
+
 def test_development_mode_has_nothing_to_say(postgres):
     _, err = run_python(
         """

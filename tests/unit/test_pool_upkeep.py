@@ -7,9 +7,10 @@ import psycopg2.errors
 import pytest
 from unit.fakes import Background, FakeClock, FakeServer, make_pool
 
-from mpool import PoolError, PoolTimeout, PoolUnavailable
+from mpool import LeaseError, PoolError, PoolTimeout, PoolUnavailable
 from mpool.circuit import FIRST_DELAY, JITTER, LONGEST_DELAY, Circuit
 from mpool.driver import went_unanswered
+from mpool.waiting import Waiter
 
 
 @pytest.fixture
@@ -296,3 +297,107 @@ def test_a_lease_that_outlasts_a_step_is_timed(server, clock):
     assert pool.get_stats()["usage_ms"] == 5000
     assert conn._entry.since is None
     pool.close()
+
+
+# -- what the paths may touch
+
+
+class Untouchable:
+    """A lock, or a clock, that nobody is to use."""
+
+    def __call__(self):
+        raise AssertionError("used")
+
+    __enter__ = __exit__ = acquire = locked = __call__
+
+
+def test_the_fast_path_takes_no_lock_and_reads_no_clock(server, clock):
+    pool = ticking(server, clock)
+    lease_all(pool, 2)
+    lock, time = pool._lock, pool._clock
+    pool._lock = pool._clock = Untouchable()
+    for _ in range(3):
+        conns = [pool.getconn(), pool.getconn()]
+        for conn in conns:
+            pool.putconn(conn)
+    pool._lock, pool._clock = lock, time
+    assert pool.get_stats()["requests_num"] == 8
+    pool.close()
+
+
+def test_no_socket_and_no_code_of_the_users_under_the_lock(server, clock):
+    seen = []
+
+    def note(what):
+        assert not pool._lock.locked(), what
+        seen.append(what)
+
+    def connect(**arguments):
+        note("connect")
+        return server.connect(**arguments)
+
+    pool = make_pool(
+        server, clock, open=False, min_size=1, max_size=2, max_uses=2,
+        configure=lambda conn: note("configure"), check=lambda conn: note("check"), reset=lambda conn: note("reset"),
+    )  # fmt: skip
+    pool._connector._connect = connect
+    pool.open()
+    for _ in range(5):
+        lease_all(pool, 2)
+    pool.check()
+    pool.maintain(clock())
+    assert set(seen) == {"connect", "configure", "check", "reset"}
+    pool.close()
+
+
+def test_check_replaces_what_has_served_its_time(server, clock):
+    pool = make_pool(server, clock, min_size=1, max_lifetime=100)
+    old = lease_all(pool, 1)[0]
+    clock.advance(101)
+    pool.check()
+    assert old.closed and len(server.open) == 1
+
+
+def test_a_connection_that_was_handed_over_goes_back_to_its_own_pool_only(server, clock):
+    pool, other = ticking(server, clock, max_size=1), ticking(server, clock)
+    held = pool.getconn()
+    waiter = Waiter(None, clock())
+    with pool._lock:
+        pool._join_locked(waiter, again=False)
+    pool.putconn(held)
+    assert waiter.conn is held and held._entry.state is pool.timed
+    with pytest.raises(LeaseError, match=pool.name):
+        other.putconn(held)
+    pool.putconn(held)
+    with pytest.raises(LeaseError, match="it is idle"):
+        pool.putconn(held)
+    pool.close()
+    other.close()
+
+
+def test_a_pool_made_smaller_while_one_is_being_opened_ends_at_its_new_size(server, clock):
+    background = Background()
+    pool = make_pool(server, clock, housekeeper=True, spawn=background, open=False, max_size=3)
+    pool._watch = lambda: None
+    pool.open()
+    waiters = [Waiter(None, clock()) for _ in range(3)]
+    for waiter in waiters:
+        with pool._lock:
+            pool._join_locked(waiter, again=False)
+            begun = pool._begin_locked(clock())
+        pool._open_all(begun)
+    while sum(waiter.conn is not None for waiter in waiters) < 2:
+        function, (opening,) = background.jobs.pop(0)
+        following = pool._opening_succeeded(opening, *connected(pool))
+        if following is not None:
+            background.jobs.append((function, (following,)))
+    assert len(pool._openings) == 1
+    pool.resize(0, 2)
+    pool.putconn(waiters[0].conn)
+    assert len(pool._entries) + len(pool._openings) <= 2
+    pool.close()
+
+
+def connected(pool):
+    conn = pool._connector.open()
+    return conn, pool._entry_of(conn)
