@@ -113,10 +113,7 @@ class Lending(Returning):
             woken = self._serve_locked() if self._idle else ()
             begun = self._begin_locked(self._clock()) if len(self._entries) < self.config.max_size else ()
             if self._circuit.error is not None and not begun and self._is_hopeless_locked():
-                self._waiting.remove(waiter)
-                self._update_returns_locked()
-                self._counters.requests_errors += 1
-                raise self._unavailable_locked(self._clock())
+                self._send_away_locked(waiter)
         for served in woken:
             served.gate.release()
         if begun:
@@ -130,6 +127,11 @@ class Lending(Returning):
         if waiter.error is not None:
             raise waiter.error
         return waiter.conn, True
+
+    def _send_away_locked(self, waiter: Waiter) -> None:
+        if self._leave_locked(waiter):  # else it has been served just now
+            self._counters.requests_errors += 1
+            waiter.fail(self._unavailable_locked(self._clock()))
 
     def _join_locked(self, waiter: Waiter, again: bool) -> None:
         """Queue up, ahead of those who came later: one whose connection failed the check keeps its place."""

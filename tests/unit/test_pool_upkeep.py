@@ -398,6 +398,26 @@ def test_a_pool_made_smaller_while_one_is_being_opened_ends_at_its_new_size(serv
     pool.close()
 
 
+def test_a_return_that_crosses_a_hopeless_caller_serves_it(server, clock):
+    pool = ticking(server, clock, max_size=2)
+    lease_all(pool, 1)
+    held = pool.getconn()
+    server.down = True
+    with pytest.raises(PoolUnavailable):
+        pool.getconn()
+    join = pool._join_locked
+
+    def returned_just_before(waiter, again):
+        pool.putconn(held)
+        join(waiter, again)
+
+    pool._join_locked = returned_just_before
+    assert pool.getconn() is held
+    pool._join_locked = join
+    pool.putconn(held)
+    pool.close()
+
+
 def connected(pool):
     conn = pool._connector.open()
     return conn, pool._entry_of(conn)
