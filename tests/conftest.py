@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -67,18 +68,14 @@ def _postgres_template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
 @pytest.fixture
 def postgres_factory(_postgres_template: Path) -> Iterator[Callable[..., PostgresServer]]:
     """Makes clusters of the test's own, to be stopped and broken: `postgres_factory(max_connections="5")`."""
-    made: list[PostgresServer] = []
+    with contextlib.ExitStack() as made:
 
-    def make(**settings: str) -> PostgresServer:
-        server = PostgresServer(settings=settings, template=_postgres_template)
-        made.append(server)
-        return server
+        def make(**settings: str) -> PostgresServer:
+            server = PostgresServer(settings=settings, template=_postgres_template)
+            made.callback(server.close)
+            return server
 
-    try:
         yield make
-    finally:
-        for server in made:
-            server.close()
 
 
 @pytest.fixture(scope="session")
@@ -98,19 +95,17 @@ def httpd(request: pytest.FixtureRequest, packages: Path) -> Iterator[Callable[.
     All are stopped when the test ends, however it ends; if it fails, their error logs are in its report. A child that
     has crashed fails it, too: a client may not notice, for another child answers the next request.
     """
-    made: list[Httpd] = request.node.stash.setdefault(SERVERS, [])
+    for_the_report = request.node.stash.setdefault(SERVERS, [])
+    with contextlib.ExitStack() as made:
 
-    def make(**settings: Any) -> Httpd:
-        server = Httpd(packages=packages, **settings)
-        made.append(server)
-        return server
+        def make(**settings: Any) -> Httpd:
+            server = Httpd(packages=packages, **settings)
+            made.callback(server.close)
+            for_the_report.append(server)
+            return server
 
-    try:
         yield make
-    finally:
-        for server in made:
-            server.close()
-    assert not [crash for server in made for crash in server.crashes]
+    assert not [crash for server in for_the_report for crash in server.crashes]
 
 
 @pytest.hookimpl(wrapper=True)

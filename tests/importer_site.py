@@ -40,6 +40,11 @@ class Site:
         with self.request(**settings) as request:
             return request.load(name)
 
+    def gate(self):
+        """A module `gate` with two events: others say that they are `reached`, and `go` on when the test says so."""
+        self.write("gate.py", "import threading\nreached, go = threading.Event(), threading.Event()")
+        return self.load("gate")
+
     def drain(self) -> None:
         self.importer.retirement.step()
 

@@ -489,8 +489,7 @@ def test_two_threads_loading_modules_that_import_each_other_do_not_deadlock(site
 
 
 def test_nobody_outside_a_cycle_sees_an_unfinished_module(site: Site) -> None:
-    site.write("gate.py", "import threading\nreached = threading.Event()\ngo = threading.Event()")
-    gate = site.load("gate")
+    gate = site.gate()
     site.write("a.py", "import gate\nimport b\ngate.reached.set()\ngate.go.wait(90)\nx = 1")
     site.write("b.py", "import a\ndef f(): return a.x")
     results: list[object] = []

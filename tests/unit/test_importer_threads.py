@@ -294,8 +294,7 @@ if {version} == 2:
 
 
 def test_a_file_that_is_removed_while_it_is_loaded_is_retired_and_purged_once(site: Site, journal: Journal) -> None:
-    site.write("gate.py", "import threading\nreached = threading.Event()\ngo = threading.Event()")
-    gate = site.load("gate")
+    gate = site.gate()
     site.write("page.py", GATED.format(version=1))
     site.load()
     path = site.write("page.py", GATED.format(version=2))
@@ -324,8 +323,7 @@ def test_a_file_that_is_removed_while_it_is_loaded_is_retired_and_purged_once(si
 
 
 def test_what_a_load_outside_of_any_request_was_built_on_is_not_purged_meanwhile(site: Site, journal: Journal) -> None:
-    site.write("gate.py", "import threading\nreached = threading.Event()\ngo = threading.Event()")
-    gate = site.load("gate")
+    gate = site.gate()
     site.write("util.py", "version = 1\ndef __mp_purge__(): JOURNAL.purges.append(1)")
     site.write("page.py", "import gate, util\ngate.reached.set()\ngate.go.wait(60)")
 
@@ -351,8 +349,7 @@ def test_what_a_load_outside_of_any_request_was_built_on_is_not_purged_meanwhile
 
 
 def test_a_request_that_waited_for_a_load_that_fails_does_not_execute_it_itself(site: Site, journal: Journal) -> None:
-    site.write("gate.py", "import threading\nreached = threading.Event()\ngo = threading.Event()")
-    gate = site.load("gate")
+    gate = site.gate()
     site.write("page.py", "JOURNAL.run('page')\nimport gate\ngate.reached.set()\ngate.go.wait(60)\n1 / 0")
 
     def first() -> None:

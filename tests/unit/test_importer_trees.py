@@ -14,6 +14,13 @@ def executions(site: Site, name: str) -> int:
     return next(cache.instance for cache in site.importer.caches() if cache.file == str(site.root / name))
 
 
+def counted(site: Site) -> list[object]:
+    """What modules of *site* append to by `import counted; counted.runs.append(...)`."""
+    site.write("counted.py", "runs = []")
+    runs: list[object] = site.load("counted").runs
+    return runs
+
+
 def test_a_broken_module_does_not_hold_back_what_others_import(site: Site) -> None:
     """Its last good instance was built on an old config; the page that imports both is executed once, with the new."""
     site.write("page.py", "import util, config\nx = config.x")
@@ -67,8 +74,7 @@ def test_a_failed_reload_is_tried_again_when_what_failed_below_it_is_mended(site
 
 
 def test_a_failed_reload_is_not_tried_at_each_request_for_a_broken_grandchild(site: Site) -> None:
-    site.write("counted.py", "runs = []")
-    runs = site.load("counted").runs
+    runs = counted(site)
     site.write("page.py", "import util")
     site.write("util.py", "import deep")
     site.write("deep.py", "x = 1")
@@ -84,11 +90,10 @@ def test_a_failure_that_is_kept_holds_neither_the_request_nor_the_failed_namespa
     class Marked:
         pass
 
-    site.write("counted.py", "made = []")
-    made = site.load("counted").made
+    made = counted(site)
     site.write("page.py", "x = 1")
     site.load()
-    source = "import counted, weakref\nclass C: pass\nc = C()\ncounted.made.append(weakref.ref(c))\n"
+    source = "import counted, weakref\nclass C: pass\nc = C()\ncounted.runs.append(weakref.ref(c))\n"
     site.write("page.py", source + "def f(): 1 / 0\nf()\n")
 
     def visit() -> weakref.ref[Marked]:
@@ -120,8 +125,7 @@ def test_rollback_is_given_what_a_clone_that_failed_half_way_has_moved(site: Sit
 
 
 def test_a_module_that_fails_is_executed_once_in_a_request_however_many_import_it(site: Site) -> None:
-    site.write("counted.py", "runs = []")
-    runs = site.load("counted").runs
+    runs = counted(site)
     for name in ("left", "right"):
         site.write(f"{name}.py", "try:\n    import broken\nexcept ZeroDivisionError as error:\n    seen = error")
     site.write("page.py", "import left, right")
@@ -138,8 +142,7 @@ def test_a_module_that_fails_is_executed_once_in_a_request_however_many_import_i
 
 
 def test_a_member_of_a_failed_cycle_is_not_executed_again_by_the_same_request(site: Site) -> None:
-    site.write("counted.py", "runs = []")
-    runs = site.load("counted").runs
+    runs = counted(site)
     site.write("page.py", "".join(f"try:\n    import {name}\nexcept ZeroDivisionError: pass\n" for name in "abab"))
     site.write("a.py", "import counted\ncounted.runs.append('a')\nimport b\n1 / 0")
     site.write("b.py", "import counted\ncounted.runs.append('b')\nimport a")
@@ -148,8 +151,7 @@ def test_a_member_of_a_failed_cycle_is_not_executed_again_by_the_same_request(si
 
 
 def test_without_the_last_good_one_a_broken_child_is_executed_once_in_a_request(site: Site) -> None:
-    site.write("counted.py", "runs = []")
-    runs = site.load("counted").runs
+    runs = counted(site)
     for name in ("left", "right"):
         site.write(f"{name}.py", "import child")
     site.write("child.py", "x = 1")
