@@ -76,18 +76,22 @@ def detached(error: BaseException) -> BaseException:
     A frame holds its globals, its variables and the frames below it: kept, they would be the failed module, what it has
     opened, the old instance and the whole request that has met the error. So would those of what it was raised from.
     """
-    return _detached(error, {})
-
-
-def _detached(error: BaseException, done: dict[int, BaseException]) -> BaseException:
-    if id(error) in done:
-        return done[id(error)]
-    again = done[id(error)] = copy_of(error)
-    for name in ("__cause__", "__context__"):
-        behind = getattr(error, name)
-        setattr(again, name, None if behind is None else _detached(behind, done))
-    again.__suppress_context__ = error.__suppress_context__  # which setting the cause has changed
-    return again.with_traceback(_without_namespaces(again.__traceback__))
+    copies: dict[int, BaseException] = {}
+    originals = []
+    todo: list[BaseException | None] = [error]
+    while todo:
+        each = todo.pop()
+        if each is not None and id(each) not in copies:
+            originals.append(each)
+            copies[id(each)] = copy_of(each)
+            todo += (each.__cause__, each.__context__)
+    for original in originals:
+        again = copies[id(original)]
+        again.__cause__ = copies.get(id(original.__cause__))
+        again.__context__ = copies.get(id(original.__context__))
+        again.__suppress_context__ = original.__suppress_context__  # which setting the cause has changed
+        again.__traceback__ = _without_namespaces(again.__traceback__)
+    return copies[id(error)]
 
 
 def _without_namespaces(trace: TracebackType | None) -> TracebackType | None:

@@ -22,6 +22,8 @@ from handlers.modules import ModuleCache, ModuleInfo
 from handlers.retire import Retirement
 from mpool import log
 
+HEADROOM = 60  # calls that may nest while a load is settled, or put back
+
 
 class Loader:
     """The loads of one interpreter, and what becomes of what they replace."""
@@ -48,6 +50,7 @@ class Loader:
             # Between the decision and this lock another thread may have done it all.
             return None if cache.info is not seen[0] or cache.failure is not seen[1] else ModuleInfo(cache)
 
+        _make_sure_of(HEADROOM)
         parent = call.loads[-1] if call.loads else None
         load, mine = self.loads.join(cache, parent, begin)
         if load is None:
@@ -224,6 +227,12 @@ def despite(cache: ModuleCache, failure: Failure, call: Call, error: BaseExcepti
         call.loads[-1].watched.update(failure.files)
     call.imports.failures[cache.label] = failure
     raise copy_of(error or failure.error)
+
+
+def _make_sure_of(calls: int) -> None:
+    """RecursionError here, where nothing has been begun, and not later: whoever waits for an unsettled load hangs."""
+    if calls:
+        _make_sure_of(calls - 1)
 
 
 def is_logging(call: Call) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import traceback
 import weakref
 from types import TracebackType
@@ -133,3 +134,15 @@ def test_a_chain_that_comes_round_is_copied_once() -> None:
     one.__context__, two.__context__ = two, one
     copy = detached(one)
     assert copy.__context__ is not two and copy.__context__.__context__ is copy
+
+
+def test_a_chain_longer_than_calls_may_nest_is_kept() -> None:
+    first = error = ValueError(0)
+    for number in range(1, 2 * sys.getrecursionlimit()):
+        error.__context__ = ValueError(number)
+        error = error.__context__
+    kept: BaseException | None = detached(first)
+    length = 0
+    while kept is not None:
+        length, kept = length + 1, kept.__context__
+    assert length == 2 * sys.getrecursionlimit()
