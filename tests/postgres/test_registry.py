@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
+
 import psycopg2
 import psycopg2.extras
 import pytest
 from postgres.helpers import backend, in_threads, query
+from servers.base import wait_until
 
 import mpool
-from mpool import LeaseError, NullConnectionPool, PoolConflict
+from mpool import ConnectionPool, LeaseError, NullConnectionPool, PoolConflict, registry
 
 
 class Server:
@@ -46,6 +50,24 @@ def test_simultaneous_first_requests_make_one_pool():
     pools = in_threads(24, lambda number: mpool.get_pool())
     assert len(set(map(id, pools))) == 1
     assert mpool.pools() == [pools[0]]
+
+
+def test_a_pool_that_takes_its_time_is_made_once(monkeypatch):
+    made = []
+
+    def asking() -> int:
+        """How many threads ask for a pool that they have not been given yet."""
+        frames = [frame for first in sys._current_frames().values() for frame, _ in traceback.walk_stack(first)]
+        return sum(frame.f_code.co_name == "_find_or_make" for frame in frames)
+
+    def make(**options):
+        made.append(1)
+        wait_until(lambda: asking() == 6, what="all the others ask")
+        return ConnectionPool(**options)
+
+    monkeypatch.setitem(registry.POOL_CLASSES, "keep", make)
+    pools = in_threads(6, lambda number: mpool.get_pool())
+    assert len(set(map(id, pools))) == 1 and len(made) == 1
 
 
 def test_the_functions_of_the_front():

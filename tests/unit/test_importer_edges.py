@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import io
 import os
 import sys
+from pathlib import Path
 
 import pytest
 from importer_site import Site
+
+from handlers import files
 
 
 def test_a_function_that_outlives_its_module_still_finds_what_it_imports(site: Site) -> None:
@@ -131,6 +135,53 @@ def test_a_source_that_cannot_be_decoded_is_a_broken_edit(site: Site, source: by
     assert site.load() is good
     site.write("page.py", "x = 2")
     assert site.load().x == 2
+
+
+@pytest.mark.parametrize(
+    ("how", "when"),
+    [
+        ("appended to", "before it is read"),
+        ("appended to", "after it was read"),
+        ("written anew", "before it is read"),
+        ("written anew", "after it was read"),
+        ("replaced", "before it is opened"),
+    ],
+)
+def test_a_file_that_changes_while_it_is_read_is_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, when: str
+) -> None:
+    path = tmp_path / "page.py"
+    path.write_text("x = 1")
+    monkeypatch.setattr(files, "QUIET", 0)
+    assert files.read(str(path))[0] == b"x = 1"
+
+    def change() -> None:
+        fresh = path if how == "written anew" else tmp_path / "fresh"
+        if how == "appended to":
+            with open(path, "a") as file:
+                file.write("1")
+        else:
+            fresh.write_text("x = 2")
+            os.utime(fresh, ns=(1, 1))  # another one, though the clock has not moved on
+            fresh.rename(path)
+
+    class Opened(io.FileIO):
+        def read(self, size: int = -1) -> bytes:
+            if when == "before it is read":
+                change()
+            data = super().read(size)
+            if when == "after it was read":
+                change()
+            return data
+
+    def open_late(name: str, mode: str) -> Opened:
+        if when == "before it is opened":
+            change()
+        return Opened(name, mode)
+
+    monkeypatch.setattr(files, "open", open_late, raising=False)
+    with pytest.raises(files.Unfinished):
+        files.read(str(path))
 
 
 def test_a_cycle_of_from_imports_fails_as_in_python_and_can_be_mended(site: Site) -> None:
