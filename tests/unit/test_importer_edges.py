@@ -71,6 +71,24 @@ def test_a_child_that_cannot_be_looked_at_any_more_keeps_its_parent_serving(
     assert site.load().util.x == 2
 
 
+def test_a_file_that_could_not_be_read_is_taken_over_as_soon_as_it_can_be(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.write("page.py", "x = 1")
+    good = site.load()
+    path = site.write("page.py", "x = 2")
+
+    def refuse(name: str, mode: str) -> None:
+        raise PermissionError(13, "Permission denied", name)
+
+    monkeypatch.setattr(files, "open", refuse, raising=False)
+    assert site.load() is good
+    monkeypatch.delattr(files, "open")
+    path.chmod(0o600)
+    os.utime(path)
+    assert site.load().x == 2
+
+
 def test_a_directory_that_is_swapped_is_seen(site: Site) -> None:
     for number, directory in enumerate(("current", "next")):
         site.write(f"{directory}/page.py", "import util\nx = util.x")
