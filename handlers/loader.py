@@ -83,8 +83,8 @@ class Loader:
         cache.path = list(path) or cache.path
         outer, call.loads = call.loads, (*call.loads, load)
         checking, call.checking = call.checking, frozenset()  # what the new code imports is decided anew
-        load.watched[cache.file] = files.signature_of(cache.file)  # also where it cannot be read
         try:
+            load.watched[cache.file] = files.signature_of(cache.file)  # also where it cannot be read
             source, stat = files.read_when_finished(cache.file) if old is None else files.read(cache.file)
             load.watched[cache.file] = info.signature = files.signature(stat)
             info.mtime, info.source = stat.st_mtime, source

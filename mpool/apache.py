@@ -59,7 +59,9 @@ def log(level: str, message: str, source: str = "mpool") -> None:
         return
     code = getattr(apache, f"APLOG_{level.upper()}")
     prefix = f"{source} (pid={os.getpid()}, interpreter={interpreter_name()!r}): "
-    # Apache cuts an entry at some 8 kB and escapes line ends: a stack is easier to read line by line.
+    # Apache takes neither lone surrogates nor null bytes, and whoever logs is not to fail for that.
+    message = message.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+    # It cuts an entry at some 8 kB and escapes line ends: a stack is easier to read line by line.
     for line in message.splitlines() or [""]:
         apache.log_error(prefix + line, code, apache.main_server)
 
