@@ -20,7 +20,7 @@ _HERE = os.path.dirname(__file__)
 class Failure:
     """The last attempt to load a file failed: why, and what has to happen before the next one."""
 
-    error: BaseException
+    error: BaseException  # detached
     files: dict[str, Signature | None]  # what the attempt has read or looked for; None: was not there
     failures: int = 1  # in a row, with the same files
     retry_at: float = 0.0  # on the monotonic clock
@@ -30,11 +30,19 @@ class Failure:
         again = previous is not None and previous.files == files
         failures = previous.failures + 1 if again and previous else 1
         delay = min(FIRST_RETRY * 2 ** (failures - 1), LAST_RETRY)
-        return cls(detached(error), files, failures, retry_at=time.monotonic() + delay)
+        return cls(error, files, failures, retry_at=time.monotonic() + delay)
 
     def is_due(self) -> bool:
         """Has its time come, or has one of its files changed?"""
         return time.monotonic() >= self.retry_at or any(signature_of(file) != seen for file, seen in self.files.items())
+
+
+def text_of(error: BaseException) -> str:
+    """The text of *error*, whatever its own ``__str__`` does."""
+    try:
+        return str(error)
+    except Exception as another:
+        return f"(its text cannot be had: {type(another).__name__})"
 
 
 def copy_of(error: BaseException) -> BaseException:
@@ -48,7 +56,7 @@ def copy_of(error: BaseException) -> BaseException:
     try:
         again = _copy(error)
     except Exception:
-        again = ImportError(f"{type(error).__name__}: {error}")
+        again = ImportError(f"{type(error).__name__}: {text_of(error)}")
     again.__cause__, again.__context__ = error.__cause__, error.__context__
     again.__suppress_context__ = error.__suppress_context__
     return again.with_traceback(trace)

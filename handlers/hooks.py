@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from handlers.failures import text_of
 from handlers.modules import ModuleInfo
 from mpool import describe, is_connection, is_pool, is_registered, log
 
@@ -187,7 +188,7 @@ def summary(error: BaseException) -> str:
         trace = trace.tb_next
     if isinstance(error, SyntaxError):
         where = ""  # the text of a SyntaxError has the place, the traceback is the compiler's caller
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
+    return f"{type(error).__name__}: {' '.join(text_of(error).split())}{where}"
 
 
 def _takes_module(hook: Callable[..., Any]) -> bool:

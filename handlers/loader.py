@@ -188,10 +188,12 @@ class Loader:
     def _fail(self, load: Load, error: BaseException, call: Call) -> None:
         """Put everything back: the old instances go on serving, and are told so."""
         failing = self.loads.failing(load, error)
-        for each in failing:
-            if each.old is not None and each.handed_to is not None:
-                hooks.roll_back(each.old.module, each.handed_to)
-        self.loads.failed(failing, self._abandon)
+        try:
+            for each in failing:
+                if each.old is not None and each.handed_to is not None:
+                    hooks.roll_back(each.old.module, each.handed_to)
+        finally:
+            self.loads.failed(failing, partial(self._abandon, detached(error)))
         if isinstance(error, files.Unfinished):
             return
         for each in failing:
@@ -205,15 +207,15 @@ class Loader:
                 self.retirement.retire(each.info, handed_over=True)  # for what the new code has opened
 
     @staticmethod
-    def _abandon(load: Load) -> None:
-        """Called under the lock of the loads: bookkeeping only."""
+    def _abandon(error: BaseException, load: Load) -> None:
+        """Called under the lock of the loads: bookkeeping only. *error* is detached."""
         cache = load.info.cache
         if cache.info is not None:
             sys.modules[cache.label] = cache.info.module
         else:
             sys.modules.pop(cache.label, None)
-        if load.error is not None and not isinstance(load.error, files.Unfinished):
-            cache.failure = load.failure = Failure.after(cache.failure, load.error, dict(load.watched))
+        if not isinstance(error, files.Unfinished):
+            cache.failure = load.failure = Failure.after(cache.failure, error, dict(load.watched))
 
 
 def despite(cache: ModuleCache, failure: Failure, call: Call, error: BaseException | None = None) -> ModuleInfo:

@@ -11,7 +11,7 @@ from types import TracebackType
 import psycopg2
 import pytest
 
-from handlers.failures import copy_of, detached
+from handlers.failures import copy_of, detached, text_of
 
 
 class Worded(Exception):
@@ -76,6 +76,15 @@ def test_an_error_that_cannot_be_copied_is_an_import_error_with_its_words() -> N
     error.add_note("a note")
     copy = copy_of(error)
     assert type(copy) is ImportError and str(copy) == "Stubborn: the words"
+
+
+def test_an_error_whose_text_cannot_be_had_is_told_all_the_same() -> None:
+    class Silent(Exception):
+        def __str__(self) -> str:
+            raise LookupError
+
+    assert text_of(Silent()) == "(its text cannot be had: LookupError)"
+    assert type(detached(caught(Silent()))) is Silent
 
 
 def raised_from_another() -> BaseException:

@@ -202,6 +202,16 @@ def test_a_file_that_changes_while_it_is_read_is_unfinished(
         files.read(str(path))
 
 
+def test_an_error_that_has_no_text_keeps_the_last_good_one_serving(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.write("page.py", "x = 1")
+    good = site.load()
+    site.write("page.py", "class Silent(Exception):\n    def __str__(self): return None\nraise Silent")
+    assert site.load() is good
+    assert "its text cannot be had" in caplog.text
+
+
 def test_a_cycle_of_from_imports_fails_as_in_python_and_can_be_mended(site: Site) -> None:
     site.write("a.py", "from b import y\nx = 1")
     site.write("b.py", "from a import x\ny = 1")
