@@ -35,6 +35,7 @@ class Protection:
 
     functions: tuple[types.FunctionType, ...]
     defined: tuple[tuple[str, Callable[[], Any]], ...]  # (name, what yields its value)
+    holders: tuple[Any, ...] = ()  # instances and classes that the functions are methods of, whose rules count
 
     def values(self, name: str) -> Iterator[Any]:
         for defined, value in self.defined:
@@ -57,7 +58,7 @@ def protection(target: Any, required: Collection[CodeKey], *, is_thorough: bool 
 
     Not *is_thorough*: nothing in the page speaks of access, and an object too large to be searched is let pass.
     """
-    functions, others = follow(target)
+    functions, others, bound_to = follow(target)
     missing = set(required) - {key_of(function.__code__) for function in functions}
     if missing:
         names = ", ".join(sorted(f"{name} (line {line})" for name, line in missing))
@@ -68,7 +69,25 @@ def protection(target: Any, required: Collection[CodeKey], *, is_thorough: bool 
     for hidden in search(others, is_thorough):
         if hidden not in functions and (defines_access(hidden.__code__) or any(n in hidden.__dict__ for n in NAMES)):
             raise Undecidable(f"it holds the protected function {hidden.__qualname__} where it cannot be followed")
-    return Protection(tuple(functions), tuple(defined))
+    return Protection(tuple(functions), tuple(defined), (*bound_to, *filter(None, map(_guarded_class, functions))))
+
+
+def _guarded_class(function: types.FunctionType) -> type | None:
+    """The class whose body *function* was defined in, where that class says who may call its methods.
+
+    A method that the page gives another name, `page = Admin.page`, is still one.
+    """
+    owner = function.__qualname__.rpartition(".")[0]
+    first, *inner = owner.split(".")
+    found = function.__globals__.get(first)
+    for part in inner:
+        found = _own_attribute(found, part)
+    if isinstance(found, type) and any(name in cls.__dict__ for cls in found.__mro__ for name in NAMES[:2]):
+        return found
+    facts = facts_of_globals(function.__globals__)
+    if facts is not None and owner in facts.guarded_classes:
+        raise Undecidable(f"it is a method of {owner}, which defines who may call it, and cannot be found any more")
+    return None
 
 
 def _definitions(function: types.FunctionType) -> list[tuple[str, Callable[[], Any]]]:
@@ -88,10 +107,11 @@ def _definitions(function: types.FunctionType) -> list[tuple[str, Callable[[], A
     return found
 
 
-def follow(target: Any) -> tuple[list[types.FunctionType], list[Any]]:
-    """The functions that *target* certainly leads to, outermost first, and what else it holds on the way."""
+def follow(target: Any) -> tuple[list[types.FunctionType], list[Any], list[Any]]:
+    """The functions that *target* certainly leads to, outermost first; what else it holds; what it is a method of."""
     functions: list[types.FunctionType] = []
     others: list[Any] = []
+    bound_to: list[Any] = []
     seen: set[int] = set()
     todo = [target]
     while todo:
@@ -108,6 +128,7 @@ def follow(target: Any) -> tuple[list[types.FunctionType], list[Any]]:
         elif isinstance(current, types.MethodType):
             todo.append(current.__func__)
             others.append(current.__self__)
+            bound_to.append(current.__self__)
         elif isinstance(current, (staticmethod, classmethod)):
             todo.append(current.__func__)
         elif isinstance(current, (functools.partial, functools.partialmethod)):
@@ -117,7 +138,7 @@ def follow(target: Any) -> tuple[list[types.FunctionType], list[Any]]:
         wrapped = _own_attribute(current, "__wrapped__")
         if wrapped is not _MISSING:
             todo.append(wrapped)
-    return functions, others
+    return functions, others, bound_to
 
 
 def cells(function: types.FunctionType) -> Iterator[Any]:
@@ -154,7 +175,7 @@ def search(roots: Iterable[Any], is_thorough: bool = True) -> Iterator[types.Fun
         functions: list[types.FunctionType] = []
         inside: list[Any] = []
         if isinstance(current, (types.FunctionType, types.MethodType, functools.partial, functools.partialmethod)):
-            functions, inside = follow(current)
+            functions, inside, _ = follow(current)
             yield from functions
             inside = [part for part in inside if part is not current]
         elif isinstance(current, Mapping) and isinstance(current, dict):

@@ -243,6 +243,8 @@ def is_function_like(found: Any) -> bool:
 
 def is_own(module: types.ModuleType, found: Any) -> bool:
     """Does *found* lead to a function that was defined in *module*?"""
+    while isinstance(found, functools.partial):
+        found = found.func  # what it passes to that may be the page's own, and is not what a request would call
     return any(function.__globals__ is module.__dict__ for function in follow(found)[0])
 
 
@@ -322,6 +324,20 @@ def _finish(module: types.ModuleType, facts: Facts, target: Target, found: Any, 
         raise Refused(f"{name!r} needs a connection and takes no request: it is a helper")
     if not target.is_handler:
         target.protection = protection(target.call, target.required, is_thorough=facts.speaks_of_access)
+        _add_holders(target)
+
+
+def _add_holders(target: Target) -> None:
+    """What a method belongs to has its say, by whatever name the method is published."""
+    for holder in target.protection.holders:
+        known = (level if isinstance(level, type) else type(level) for level in target.levels)
+        if isinstance(holder, type):
+            if any(issubclass(cls, holder) for cls in known):
+                continue
+            if any(isinstance(_lookup(holder, name)[0], types.FunctionType) for name in NAMES[:2]):
+                raise Undecidable(f"it is a method of {holder.__name__}, whose rules need an instance")
+        if not any(level is holder for level in target.levels):
+            target.levels.insert(0, holder)
 
 
 def _finish_class(module: types.ModuleType, target: Target, cls: type, name: str) -> None:

@@ -115,6 +115,53 @@ def test_a_method_hidden_by_its_decorator_is_not_served(visit):
     assert visit(source, "page/run", headers=SPAM) == 500
 
 
+ADMIN = """
+import functools
+def naive(function):
+    def wrapper(*args, **kwargs): return function(*args, **kwargs)
+    return wrapper
+class Base:
+    __auth__ = {'spam': 'eggs'}
+class Admin(Base):
+    def page(self=None, req=None): return 'secret'
+    @staticmethod
+    def fixed(req): return 'secret'
+    @classmethod
+    def of_class(cls, req): return 'secret'
+    @naive
+    def wrapped(self=None, req=None): return 'secret'
+class Own:
+    def page(self, req): return 'secret'
+own = Own()
+own.__auth__ = {'spam': 'eggs'}
+class Asks:
+    def __auth__(self, req, user, password): return (user, password) == ('spam', 'eggs')
+    def page(self, req): return 'secret'
+    @staticmethod
+    def fixed(req): return 'secret'
+class Gone:
+    __access__ = False
+    @staticmethod
+    def page(req): return 'secret'
+"""
+
+
+@pytest.mark.parametrize(
+    "value", ["Admin().page", "Admin.fixed", "Admin.of_class", "functools.partial(Admin().page)", "naive(Admin().page)",
+              "Admin().wrapped", "functools.lru_cache(Admin.fixed)", "own.page", "Asks().page"]
+)  # fmt: skip
+def test_a_method_under_another_name_is_protected_by_its_class_and_instance(visit, value):
+    for headers, status in ((None, 401), (WRONG, 401), (SPAM, 200)):
+        assert visit(f"{ADMIN}\npage = {value}\n", headers=headers) == status
+        assert (visit.req.written == b"secret") == (status == 200)
+
+
+def test_a_method_whose_class_cannot_be_asked_any_more_is_not_served(visit):
+    for source in ("page = Asks.fixed", "page = Gone.page\ndel Gone", "page = Gone.page\nclass Gone: pass"):
+        assert visit(f"{ADMIN}\n{source}\n", headers=SPAM) == 500
+        assert visit.req.written == b""
+
+
 def test_a_class_decorator_that_loses_the_rules_is_not_served(visit):
     source = PRELUDE + (
         "def lossy(cls):\n    class Fresh:\n        def __call__(self, req):\n            return 'secret'\n    return Fresh()\n"

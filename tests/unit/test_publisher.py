@@ -116,6 +116,8 @@ partial = functools.partial(page)
 cached = functools.lru_cache(page)
 foreign_partial = functools.partial(getoutput, "id")
 foreign_cached = functools.lru_cache(getcwd)
+foreign_given_own = functools.partial(sorted, key=page)
+foreign_twice = functools.partial(functools.partial(getoutput), page)
 bound_builtin = settings.keys
 
 class _Hidden:
@@ -219,7 +221,7 @@ def test_functions_and_classes_of_the_page_are_published(visit, path, body):
     [
         "getoutput", "getcwd", "subprocess", "os", "os/system", "functools", "publish", "VERSION", "settings",
         "settings/keys", "numbers", "numbers/append", "_private", "__name__", "__builtins__", "__builtins__/eval",
-        "__file__", "__dict__", "helper", "foreign_partial", "foreign_partial/func", "foreign_cached",
+        "__file__", "__dict__", "helper", "foreign_partial", "foreign_partial/func", "foreign_cached", "foreign_given_own", "foreign_twice",
         "foreign_cached/cache_info", "bound_builtin", "cached/cache_clear", "page/__globals__", "page/func_code",
         "page/__code__/co_consts", "obj/_private", "obj/__class__", "obj/__dict__", "obj/data", "obj/password",
         "obj/foreign", "obj/lambda_", "obj/private", "obj/partial", "obj/method_of_another", "obj/cls", "obj/prop", "obj/nothing", "obj/method/__func__", "obj/method/im_func", "obj/child/child",
