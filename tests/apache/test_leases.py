@@ -6,12 +6,13 @@ import contextlib
 import http.client
 import re
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from servers.base import wait_until
 
 SITE = """
-import mpool, time
+import mpool, os, time
 from handlers.base import connection
 from handlers.publisher import Response, HttpError
 from mod_python import apache, util
@@ -82,10 +83,15 @@ def slow_stream(req, conn):
     store(conn, "slow")
     while True:
         yield "x" * 65536
-def holds(req, conn, seconds):
-    backend(conn)
-    time.sleep(float(seconds))
+def pid(req, conn):
     return backend(conn)
+def holds(req, conn, until):
+    deadline = time.monotonic() + 60
+    while not os.path.exists(until) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return "held"
+def sleeps(req, conn):
+    conn.cursor().execute("select pg_sleep(60)")
 def broken_sql(req, conn):
     conn.cursor().execute("select 1 / 0")
 def outer(req, conn):
@@ -223,11 +229,17 @@ def test_a_stream_gives_its_connection_back_before_a_slow_client_has_read_it(ser
 
 def test_an_exhausted_pool_is_a_503_and_the_log_says_why(server):
     mark = server.log_mark()
-    answers = server.burst(8, "/page/holds?seconds=3")
-    statuses = sorted(answer.status for answer in answers)
-    assert statuses == [200] * 4 + [503] * 4
-    refused = next(answer for answer in answers if answer.status == 503)
-    assert refused.headers["Retry-After"].isdigit()
+    until = server.site / "until"
+    with ThreadPoolExecutor(1) as elsewhere:
+        holding = elsewhere.submit(server.burst, 4, f"/page/holds?until={until}")
+        try:
+            wait_until(lambda: server.get("/page/leased").text == "4", what="all connections are leased")
+            refused = server.burst(4, "/page/pid")
+        finally:
+            server.write("until", "")
+        assert [answer.status for answer in holding.result()] == [200] * 4
+    assert [answer.status for answer in refused] == [503] * 4
+    assert refused[0].headers["Retry-After"].isdigit()
     server.wait_for_log("503: PoolTimeout: .*max_size=4", since=mark)
     assert server.get("/page/count?what=x").status == 200
 
@@ -235,25 +247,23 @@ def test_an_exhausted_pool_is_a_503_and_the_log_says_why(server):
 def test_a_database_that_is_down_is_a_503_until_it_is_back(httpd, postgres_factory):
     own = postgres_factory()
     server = httpd(site={"page.py": SITE}, options={**OPTIONS, "mpool.conninfo": own.conninfo})
-    assert server.get("/page/holds?seconds=0").status == 200
+    assert server.get("/page/pid").status == 200
     own.stop()
     mark = server.log_mark()
-    answer = server.get("/page/holds?seconds=0")
+    answer = server.get("/page/pid")
     assert answer.status == 503 and answer.headers["Retry-After"].isdigit()
     assert server.get("/page").status == 200
     server.wait_for_log("503: ", since=mark)
     own.start()
-    wait_until(lambda: server.get("/page/holds?seconds=0").status == 200, what="the database is back")
+    wait_until(lambda: server.get("/page/pid").status == 200, what="the database is back")
 
 
 def test_a_backend_that_is_killed_during_a_request_is_a_503(server, postgres):
     with socket.create_connection((server.host, server.port), timeout=60) as client:
-        client.sendall(b"GET /page/holds?seconds=2 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        client.sendall(b"GET /page/sleeps HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         # Killed before the page has leased it, the pool would find that out and lease another.
-        [(pid, *_)] = wait_until(
-            lambda: [row for row in postgres.backends() if row[2] in ("active", "idle in transaction")],
-            what="the page has its backend",
-        )
+        asleep = "select pid from pg_stat_activity where state = 'active' and query = 'select pg_sleep(60)'"
+        [(pid,)] = wait_until(lambda: postgres.execute(asleep), what="the page has its backend")
         postgres.execute("select pg_terminate_backend(%s)", pid)
         answer = b"".join(iter(lambda: client.recv(65536), b""))
     assert re.match(rb"HTTP/1.1 503 ", answer)
