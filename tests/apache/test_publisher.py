@@ -21,6 +21,7 @@ from access_rules import (
     WRAPPERS,
     page,
 )
+from servers.httpd import Httpd
 
 MPMS = ["worker", "event", "prefork"]
 
@@ -142,18 +143,16 @@ def upload(req, doc): return [doc.filename, doc.type, len(doc.value)]
 def body(req): return req.read().decode()
 def json_list(req): return req.json
 def cached(req): return not_modified(req, etag="v1") or "fresh"
+def dated(req): return not_modified(req, modified=datetime.datetime(2024, 2, 29, tzinfo=datetime.timezone.utc)) or "fresh"
 def größe(req): return "größe"
 """
 
 
-@pytest.fixture(scope="module")
-def site(request, packages):
-    """One server for all the tables: nothing in them changes the site."""
-    from servers.httpd import Httpd
-
+def serve_site(packages, mpm):
     # Without a locale, as Debian starts Apache, and with two further kinds of names.
-    server = Httpd(
+    return Httpd(
         packages=packages,
+        conf=f"{mpm}.conf",
         site={"page.py": SITE, "index.py": "def index(req): return 'home'\ndef other(req): return 'other'",
               "directory/index.py": "def index(req): return 'inside'", "directory/deep.py": "def index(req): return 'deep'",
               "größe.py": "def index(req): return 'größe'",
@@ -162,6 +161,12 @@ def site(request, packages):
         extra="AddHandler mod_python .html\nTraceEnable Off",
         options={"handlers.max_body": 200_000, "handlers.max_fields": 50, "handlers.max_field_size": 10_000},
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def site(packages):
+    """One server for all the tables: nothing in them changes the site."""
+    server = serve_site(packages, "worker")
     try:
         yield server
     finally:
@@ -411,6 +416,29 @@ def test_conditional_get(site):
     again = site.get("/page/cached", {"If-None-Match": '"v1"'})
     assert (again.status, again.body) == (304, b"")
     assert site.get("/page/cached", {"If-None-Match": '"v2"'}).status == 200
+    assert site.get("/page/cached", {"If-Match": '"v2"'}).status == 412
+    dated = site.get("/page/dated")
+    assert (dated.status, dated.headers["Last-Modified"]) == (200, "Thu, 29 Feb 2024 00:00:00 GMT")
+    assert site.get("/page/dated", {"If-Modified-Since": dated.headers["Last-Modified"]}).status == 304
+    assert site.get("/page/dated", {"If-Modified-Since": "Wed, 28 Feb 2024 00:00:00 GMT"}).status == 200
+
+
+@pytest.mark.parametrize("mpm", MPMS[1:])
+def test_the_tables_hold_under_the_other_mpms(packages, mpm):
+    server = serve_site(packages, mpm)
+    try:
+        for path, method in itertools.product(REFUSED, ("GET", "POST")):
+            answer = server.request(method, f"/page/{path}")
+            assert answer.status == 404 and b"geheim" not in answer.body and b"uid=" not in answer.body, path
+        for path in IMPOSSIBLE:
+            assert server.get(path).status in (400, 403, 404), path
+        for path, value in ARGUMENTS:
+            assert json.loads(server.get(f"/page/{path}").body) == value, path
+        for path, name in BAD:
+            answer = server.get(f"/page/{path}")
+            assert answer.status == 400 and f"&#x27;{name}&#x27;" in answer.text, path
+    finally:
+        server.close()
 
 
 def test_the_inside_is_shown_to_a_developer_only(httpd):

@@ -94,6 +94,15 @@ def test_a_definition_that_cannot_be_decided_is_not_served(visit, definition):
     assert visit(page(definition), headers=SPAM) == 500
 
 
+@pytest.mark.parametrize(
+    "rule", ["lambda: True", "lambda req: True", "lambda req, user: True", "lambda a, b, c, d: True"]
+)
+def test_a_rule_with_other_arguments_than_the_documented_ones_lets_nobody_in(visit, rule):
+    with pytest.raises(TypeError):
+        visit(f"def page(req):\n    __auth__ = {rule}\n    return 'secret'", headers=SPAM)
+    assert visit.req.written == b""
+
+
 def test_a_rule_that_is_a_coroutine_function_is_not_served(visit):
     assert visit("async def __auth__(req, user, password):\n    return False\ndef page(req):\n    return 'secret'",
                  headers=SPAM) == 500  # fmt: skip
