@@ -93,6 +93,62 @@ def test_what_protects_a_site_that_waits_for_a_database_is_there(name):
     assert keep_alive.get("KeepAliveTimeout") == "2" or keep_alive["KeepAlive"] == "Off"
 
 
+# What README.rst says of each file, phrase by phrase, and the lines that make it true.
+README_SAYS: dict[str, dict[str, list[str]]] = {
+    "worker.conf": {
+        "the reference: the worker MPM": ["<IfModule mpm_worker_module>"],
+        "one interpreter": ["PythonInterpreter main_interpreter"],
+        "one pool in each process": ["PythonImport handlers.importer::install main_interpreter"],
+    },
+    "event.conf": {
+        "the event MPM": ["<IfModule mpm_event_module>"],
+        "Debian's default": [],
+    },
+    "prefork.conf": {
+        "the prefork MPM: a connection per process": ["<IfModule mpm_prefork_module>"],
+    },
+    "vhosts.conf": {
+        "an interpreter for each virtual host": [f"PythonImport handlers.importer::install site_{n}" for n in "abc"],
+        "with a pool of its own": [],  # tests/apache/test_mpms.py
+    },
+    "development.conf": {
+        "every edit at once": ["PythonAutoReload On", "PythonOption handlers.check_interval 0"],
+        "tracebacks in the browser": ["PythonDebug On"],
+        "for this machine only": ["Require local"],
+    },
+    "production.conf": {
+        "edits taken over calmly": ["PythonOption handlers.check_interval 2"],
+        "or not at all": ["<IfDefine MPOOL_FROZEN>", "PythonAutoReload Off"],
+        "nothing told to strangers": ["PythonDebug Off", "ServerTokens Prod", "ServerSignature Off", "TraceEnable Off"],
+    },
+    "pool-options.conf": {
+        "every option with its unit and default": [],  # the last tests of this file
+    },
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_the_readme_says_of_a_file_is_in_it(name):
+    readme = (CONFIGURATIONS.parent / "README.rst").read_text(encoding="utf-8")
+    row = re.search(rf"^``{re.escape(name)}`` +(.+)$", readme, re.MULTILINE)
+    assert row
+    assert re.split(r"[,;] ", row[1]) == list(README_SAYS[name])
+    written = [" ".join(words) for words in directives(name)]
+    assert {line for lines in README_SAYS[name].values() for line in lines} - set(written) == set()
+
+
+@pytest.mark.parametrize("name", MPMS)
+def test_a_child_ends_some_day_and_its_threads_fit_its_pool(name):
+    numbers = {words[0]: int(words[1]) for words in directives(name) if len(words) == 2 and words[1].isdecimal()}
+    assert 1000 <= numbers["MaxConnectionsPerChild"] <= 100_000
+    per_child = numbers.get("ThreadsPerChild", 1)
+    assert numbers["MaxRequestWorkers"] == numbers["ServerLimit"] * per_child
+    # At the limit, and in a graceful restart twice: what PostgreSQL takes by default, less those for its superuser.
+    assert 2 * numbers["ServerLimit"] * min(10, per_child) <= 97
+    # A page gives up waiting for a connection long before Apache gives up on the client.
+    assert numbers["Timeout"] > 5 and numbers["GracefulShutdownTimeout"] >= numbers["Timeout"]
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_says_why(name):
     lines = (CONFIGURATIONS / name).read_text(encoding="utf-8").splitlines()

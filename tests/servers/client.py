@@ -123,9 +123,12 @@ class Load:
     assert load.statuses() == {200}
     """
 
-    def __init__(self, host: str, port: int, paths: list[str], clients: int = 8) -> None:
+    def __init__(
+        self, host: str, port: int, paths: list[str], clients: int = 8, headers: Mapping[str, str] | None = None
+    ) -> None:
         self._address = (host, port)
         self._paths = paths
+        self._headers = headers
         self._stopping = threading.Event()
         self.responses: list[Response] = []
         self.errors: list[Exception] = []
@@ -138,7 +141,7 @@ class Load:
                 path = self._paths[turn % len(self._paths)]
                 turn += 1
                 try:
-                    self.responses.append(session.get(path))
+                    self.responses.append(session.get(path, self._headers))
                 except (OSError, http.client.HTTPException) as error:
                     session.close()
                     self.errors.append(error)

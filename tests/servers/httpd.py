@@ -344,9 +344,9 @@ class Httpd:
         """A client that keeps its connection."""
         return Session(self.host, self.port)
 
-    def load(self, path: str | list[str], clients: int = 8) -> Load:
+    def load(self, path: str | list[str], clients: int = 8, headers: Mapping[str, str] | None = None) -> Load:
         """Clients that go on asking while the block runs."""
-        return Load(self.host, self.port, [path] if isinstance(path, str) else path, clients)
+        return Load(self.host, self.port, [path] if isinstance(path, str) else path, clients, headers)
 
     # -- log -----------------------------------------------------------------------------------------------------
 
