@@ -9,6 +9,9 @@ import pytest
 from servers.base import wait_until
 from servers.httpd import CONFIGURATIONS, REPOSITORY
 
+from mpool.apache import DEFAULT_MAX_SIZE
+from mpool.config import options_from_pythonoption, parse_conninfo
+
 README = (REPOSITORY / "README.rst").read_text(encoding="utf-8")
 
 
@@ -63,3 +66,25 @@ def test_every_sample_configuration_is_named_and_exists():
 def test_every_make_target_that_is_named_exists(target):
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_the_numbers_of_a_fleet_are_those_of_its_configurations():
+    limit = re.search(r"ServerLimit +(\d+)", (CONFIGURATIONS / "worker.conf").read_text(encoding="utf-8"))
+    sum_of_it = re.search(r"3 x (\d+) x 1 x (\d+) = (\d+) with ``worker.conf``", README)
+    assert limit and sum_of_it
+    processes, max_size, total = map(int, sum_of_it.groups())
+    assert processes == int(limit[1]) and max_size == DEFAULT_MAX_SIZE and total == 3 * processes * max_size
+    pgbouncer = (REPOSITORY / "docker" / "fleet" / "pgbouncer.ini").read_text(encoding="utf-8")
+    settings = dict(re.findall(r"^(\w+) = (.+)$", pgbouncer, re.MULTILINE))
+    assert f"``max_db_connections`` of its PgBouncer, {settings['max_db_connections']}," in README
+    assert f"``query_wait_timeout``, {settings['query_wait_timeout']} s" in README
+    # Both pools, in both generations of a graceful restart.
+    assert int(settings["max_client_conn"]) >= 2 * 2 * total
+
+
+def test_the_conninfo_of_each_pool_of_a_fleet_is_an_option():
+    section = README.partition("\nMany machines\n")[2]
+    table = dict(re.findall(r'^    PythonOption (\S+) +"(.+)"$', section, re.MULTILINE)[:2])
+    for name in ("default", "reader"):
+        options = options_from_pythonoption(table, name)
+        assert parse_conninfo(options["conninfo"])["host"] == "db1,db2"
