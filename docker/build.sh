@@ -40,7 +40,7 @@ fetch_wheels() {
         'import sys; print("%d.%d" % sys.version_info[:2])')
     machine=$(uname -m)
     rm -rf "build/wheels/$suite"
-    "${PYTHON:-python3}" -m pip download --quiet --dest "build/wheels/$suite" --only-binary :all: \
+    "${PYTHON:-python3}" -m pip download --quiet --quiet --dest "build/wheels/$suite" --only-binary :all: \
         --implementation cp --python-version "$version" --platform "manylinux2014_$machine" \
         --platform "manylinux_2_17_$machine" --platform "manylinux_2_28_$machine" 'pytest>=8' 'hypothesis>=6'
 }

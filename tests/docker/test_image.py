@@ -58,7 +58,7 @@ def test_it_starts_again_after_its_end(serve_rows, signal_before):
 def test_a_request_in_flight_is_finished_by_docker_stop(serve_rows, database, report):
     container = serve_rows()
     container.wait_until_it_answers()
-    port = container.port
+    address, port = container.address, container.port
     answers: list[client.Response] = []
     asking = threading.Thread(target=lambda: answers.append(client.request(HOST, port, "GET", "/slow")))
     asking.start()
@@ -70,7 +70,7 @@ def test_a_request_in_flight_is_finished_by_docker_stop(serve_rows, database, re
     asking.join()
     assert [(answer.status, answer.text) for answer in answers] == [(200, "done")]
     assert status == 0
-    wait_until(lambda: database.backends() == [], what="no backend is left")
+    wait_until(lambda: database.backends(address) == [], what="no backend is left")
     assert "caught SIGWINCH, shutting down gracefully" in container.logs()
     report(f"{IMAGE}: `docker stop` took {took:.1f} s with a request of 3 s in flight")
 
@@ -130,7 +130,8 @@ def test_a_conninfo_may_come_as_a_file_that_is_roots_alone(serve, database, pass
 def test_options_come_from_the_environment(serve_rows, database):
     container = serve_rows("--env", "MPOOL_MIN_SIZE=3", "--env", "APACHE_PROCESSES=1", "--env", "APACHE_THREADS=4")
     assert container.wait_until_it_answers("/").text == "hello, site"
-    wait_until(lambda: len(database.backends()) == 3, what="one process keeps three connections")
+    address = container.address
+    wait_until(lambda: len(database.backends(address)) == 3, what="one process keeps three connections")
     assert container.stop() == 0
 
 

@@ -71,6 +71,12 @@ class Container:
         return moment(first["End"]) - moment(state["StartedAt"])
 
     @property
+    def address(self) -> str:
+        """Its own, in the network that it was started in."""
+        (network,) = self.inspect()["NetworkSettings"]["Networks"].values()
+        return str(network["IPAddress"])
+
+    @property
     def port(self) -> int:
         """Where the published port of the web image is on this machine; another one after each start."""
         return int(self.inspect()["NetworkSettings"]["Ports"][PORT][0]["HostPort"])
@@ -128,7 +134,7 @@ class Database(Container):
 
         wait_until(ready, what="the database is ready")
 
-    def backends(self) -> list[str]:
-        """application_name and state of the pools' connections."""
-        sql = "SELECT application_name, state FROM pg_stat_activity WHERE starts_with(application_name, 'mpool')"
-        return self.query(sql).splitlines()
+    def backends(self, address: str) -> list[str]:
+        """The states of the pools' connections from *address*."""
+        of_pools = f"starts_with(application_name, 'mpool') AND client_addr = '{address}'"
+        return self.query(f"SELECT state FROM pg_stat_activity WHERE {of_pools}").splitlines()
