@@ -19,7 +19,7 @@ TEST_PACKAGES := $(SERVE_PACKAGES) pgbouncer python3-venv
 WSGI := libapache2-mod-wsgi-py3
 FUZZ_STEPS ?= 2000
 
-.PHONY: demo test check test-docker test-docker-sid bench fuzz yardstick venv clean
+.PHONY: demo test check test-docker test-docker-sid bench fuzz yardstick packages venv clean
 
 # No virtual environment: the demo needs nothing that Debian does not have.
 demo:
@@ -51,6 +51,10 @@ fuzz: venv
 # Not in `make test`: the suite is not ours, and it is not among Debian's packages.
 yardstick: venv
 	$(PYTHON) tests/yardstick/run.py $(ARGS)
+
+# What the tests need of Debian; in a container, it is all that there is to a machine.
+packages:
+	@sh .ci/debian $(TEST_PACKAGES)
 
 venv: .venv/installed
 
