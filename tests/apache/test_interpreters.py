@@ -88,10 +88,13 @@ def leave(req):
 def fail(req):
     raise RuntimeError("on purpose")
 
+kept = []  # bookworm's mod_python holds no reference to what it passes on
+
 def upper(fltr):
     text = fltr.read()
     while text:
-        fltr.write(text.upper())
+        kept.append(text.upper())
+        fltr.write(kept[-1])
         text = fltr.read()
     if text is None:
         fltr.close()

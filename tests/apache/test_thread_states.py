@@ -12,6 +12,7 @@ class Box:
     pass
 
 alive = weakref.WeakSet()
+kept = []  # bookworm's mod_python holds no reference to what it passes on
 
 def count():
     for _ in range(10):
@@ -24,7 +25,8 @@ def index(req):
 def outputfilter(fltr):
     while fltr.read():
         pass
-    fltr.write(count())
+    kept.append(count().encode())
+    fltr.write(kept[-1])
     fltr.close()
 
 def connectionhandler(conn):
