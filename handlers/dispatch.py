@@ -22,6 +22,7 @@ from mod_python import apache
 from handlers import finder, leases
 from handlers.context import Call, Imports, Settings, current, entered, settings
 from handlers.errorpage import error_page
+from handlers.filters import Filter
 from handlers.importer import (
     Importer,
     freeze_modules,
@@ -346,6 +347,7 @@ def filter_dispatch(callback: Any, fltr: Any) -> int | None:
     """One run of an input or output filter; it shares the modules and the connection of its request."""
     req = fltr.req
     _imports(leases.root(req)).filters.append(fltr)
+    fltr = Filter(fltr)
     config = req.get_config()
     committed = False
     main = leases.enter(req)

@@ -219,6 +219,26 @@ def handler(req):
     assert server.post("/x", b"abc").text == "out2 ABC", server.log()
 
 
+def test_what_a_filter_writes_is_what_is_sent(httpd) -> None:
+    """One text after another in the same place of memory, of which mod_python itself may hold none."""
+    flt = """
+def outputfilter(filter):
+    while filter.read():
+        pass
+    for letter in "abcd":
+        filter.write((letter * 5000).encode())
+        filter.write(letter * 5000)
+    filter.softspace = 1
+    assert filter.softspace == 1 and not filter.is_input
+    filter.close()
+"""
+    server = httpd(
+        site={"flt.py": flt, "page.txt": "x"},
+        handler="flt\nSetHandler default-handler\nPythonOutputFilter flt OUT\nSetOutputFilter OUT",
+    )
+    assert server.get("/page.txt").body == b"".join(10000 * letter for letter in (b"a", b"b", b"c", b"d"))
+
+
 def test_a_connection_handler_reloads(httpd) -> None:
     echo = """
 from mod_python import apache
