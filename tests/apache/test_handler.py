@@ -119,13 +119,11 @@ class Gate(Handler):
         return req.notes["seen"]
 
 class Upper(Handler):
-    kept = []  # bookworm's mod_python holds no reference to what it passes on
     def outputfilter(self, fltr):
         assert self.req is fltr.req
         data = fltr.read()
         while data:
-            self.kept.append(data.upper())
-            fltr.write(self.kept[-1])
+            fltr.write(data.upper())
             data = fltr.read()
         if data is None:
             fltr.close()

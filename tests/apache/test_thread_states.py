@@ -12,7 +12,6 @@ class Box:
     pass
 
 alive = weakref.WeakSet()
-kept = []  # bookworm's mod_python holds no reference to what it passes on
 
 def count():
     for _ in range(10):
@@ -25,8 +24,7 @@ def index(req):
 def outputfilter(fltr):
     while fltr.read():
         pass
-    kept.append(count().encode())
-    fltr.write(kept[-1])
+    fltr.write(count())
     fltr.close()
 
 def connectionhandler(conn):
