@@ -136,7 +136,7 @@ def _read_scope(body: list[ast.stmt], prefix: str, facts: Facts) -> None:
                 facts.guarded_classes.add(prefix + statement.name)
             _read_scope(statement.body, f"{prefix}{statement.name}.", facts)
         elif isinstance(statement, (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.For, ast.With)):
-            _mention(facts, prefix, _bound_by(statement), [statement])
+            _mention(facts, prefix, [*_bound_by(statement), *_parts_bound_by(statement)], [statement])
         for walrus in _without_scopes(statement):
             if isinstance(walrus, ast.NamedExpr):
                 _mention(facts, prefix, [walrus.target.id], [walrus.value])
@@ -187,6 +187,15 @@ def _bound_by(statement: ast.AST) -> list[str]:
         elif isinstance(node, ast.MatchMapping) and node.rest:
             names.append(node.rest)
     return names
+
+
+def _parts_bound_by(statement: ast.AST) -> list[str]:
+    """The attributes that *statement* binds, as `name.part`."""
+    return [
+        ast.unparse(node)
+        for node in _without_scopes(statement)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    ]
 
 
 def _without_scopes(node: ast.AST) -> Iterator[ast.AST]:

@@ -169,7 +169,8 @@ def _resolve(module: types.ModuleType, names: list[str]) -> Target:
                 f"its source says who may call it, and what stands under its name does not: {refused}"
             ) from None
         raise
-    for name in names[1:]:
+    for depth, name in enumerate(names[1:], 1):
+        target.required |= facts.required(".".join(names[: depth + 1]))  # page.part = ...
         current = _step(module, facts, target, current, name)
     _finish(module, facts, target, current, names[-1])
     return target
@@ -276,6 +277,7 @@ def _step(module: types.ModuleType, facts: Facts, target: Target, holder: Any, n
         if page is None:
             raise Refused(f"{name!r} is data of an instance")
         target.steps.insert(0, (module, page, found))
+        target.required |= facts.required(page)
     found = _published(module, found, target, name)
     if isinstance(holder, type):
         if not is_function_like(found) or not _may_be_made(holder):

@@ -124,6 +124,24 @@ def test_a_method_hidden_by_its_decorator_is_not_served(visit):
     assert visit(source, "page/run", headers=SPAM) == 500
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "page = Memo\npage = registered(_inner)\nbox.part = page",
+        "class Registered:\n    def __call__(self, req): return REGISTRY['page'](req)\n"
+        "def register(function):\n    REGISTRY['page'] = function\n    return Registered()\n"
+        "box.part = register(_inner)",
+        "Box.part = registered(_inner)",
+        "box.inner = Box()\nbox.inner.part = registered(_inner)\npart = box.inner.part\n",
+    ],
+)
+def test_what_hides_a_protected_function_is_not_served_as_a_part_either(visit, source):
+    source = page("__auth__ = USERS").replace("def page", "def _inner") + f"class Box: pass\nbox = Box()\n{source}\n"
+    path = "box/inner/part" if "inner.part" in source else "box/part"
+    assert visit(source, path, headers=SPAM) == 500
+    assert visit.req.written == b""
+
+
 ADMIN = """
 import functools
 def naive(function):
