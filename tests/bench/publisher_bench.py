@@ -1,11 +1,13 @@
 """Requests per second of a page, beside what else serves pages under Apache; by `ab`, on kept connections.
 
-Every row has the same Apache, MPM, threads and client, in one run, in turns: read the ratios.
+Every row has the same Apache, MPM, threads and client, in one run, in turns: read the ratios. Where the machine has
+much else to do, the processor time says more than the rate.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import subprocess
@@ -117,6 +119,7 @@ class Row:
     settings: dict[str, Any] = field(default_factory=dict)
     server: type[Httpd] = Httpd
     rates: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)  # microseconds of the children's, per request
 
 
 STOCK: dict[str, Any] = {"conf": (), "mpm": "worker"}
@@ -167,7 +170,18 @@ def measure(rows: list[Row], packages: Path, rounds: int, requests: int) -> None
             _ab(servers[-1], row, requests // 10)
         for _ in range(rounds):
             for row, server in zip(rows, servers, strict=True):
+                before = _cpu_seconds(server)
                 row.rates.append(_ab(server, row, requests))
+                row.cpu.append((_cpu_seconds(server) - before) / requests * 1e6)
+
+
+def _cpu_seconds(server: Httpd) -> float:
+    ticks = 0
+    for child in server.children():
+        # The command name may hold spaces and brackets: what follows the last bracket is regular.
+        user, system = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[11:13]
+        ticks += int(user) + int(system)
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _ab(server: Httpd, row: Row, requests: int) -> float:
@@ -183,15 +197,18 @@ def _ab(server: Httpd, row: Row, requests: int) -> float:
 
 
 def table(title: str, rows: list[Row]) -> str:
-    """One line a row: the median, and how many times that of the first one."""
-    first = median(rows[0].rates)
+    """One line a row: the medians, and how many times the first row's rate and processor time."""
+    first, cpu = median(rows[0].rates), median(rows[0].cpu)
     lines = [
         f"{title} (worker, {THREADS} threads, one child, {CLIENTS} kept connections, Python {sys.version.split()[0]})"
     ]
     lines += [
-        f"  {row.name:40} {median(row.rates):8.0f}/s   {first / median(row.rates):5.2f} times as fast is {rows[0].name}"
-        if row is not rows[0]
-        else f"  {row.name:40} {first:8.0f}/s"
+        f"  {row.name:40} {median(row.rates):8.0f}/s {median(row.cpu):6.0f} us of processor time"
+        + (
+            f"   {rows[0].name} is {first / median(row.rates):.2f} times as fast, and takes {cpu / median(row.cpu):.2f}"
+            if row is not rows[0]
+            else ""
+        )
         for row in rows
     ]
     return "\n".join(lines)
@@ -199,6 +216,10 @@ def table(title: str, rows: list[Row]) -> str:
 
 def as_json(rows: list[Row]) -> dict[str, object]:
     return {
-        row.name: {"per_second": round(median(row.rates)), "rounds": [round(rate) for rate in row.rates]}
+        row.name: {
+            "per_second": round(median(row.rates)),
+            "cpu_us": round(median(row.cpu)),
+            "rounds": [round(rate) for rate in row.rates],
+        }
         for row in rows
     }
