@@ -147,7 +147,8 @@ def count(postgres, what):
 @pytest.fixture
 def server(httpd, postgres):
     postgres.execute(TABLES)
-    server = httpd(site={"page.py": SITE}, options={**OPTIONS, "mpool.conninfo": postgres.conninfo})
+    options = {**OPTIONS, "mpool.conninfo": postgres.conninfo}
+    server = httpd(site={"page.py": SITE}, options=options, extra="KeepAliveTimeout 60")
     yield server
     # Whatever the test did, no lease is left.
     with contextlib.suppress(OSError):

@@ -30,6 +30,9 @@ def basic(user: str, password: str) -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
 
 
+#: A client on a loaded machine may be slow to send its next request.
+PATIENT = "KeepAliveTimeout 60"
+
 NONE: dict[str, str] = {}
 SPAM, WRONG, NOBODY = basic("spam", "eggs"), basic("spam", "spam"), basic("", "")
 
@@ -61,7 +64,7 @@ def protected_site() -> tuple[dict[str, str], list[tuple[str, int, int]]]:
 @pytest.mark.parametrize("mpm", MPMS)
 def test_no_page_fails_open(httpd, mpm):
     site, table = protected_site()
-    server = httpd(conf=f"{mpm}.conf", site=site)
+    server = httpd(conf=f"{mpm}.conf", site=site, extra=PATIENT)
     assert len(table) >= 400
     wrong = []
     with server.session() as session:
@@ -158,7 +161,7 @@ def serve_site(packages, mpm):
               "größe.py": "def index(req): return 'größe'",
               "żółw.py": "def index(req): return req.filename.rpartition('/')[2]", "_hidden.py": "def index(req): return 'geheim'"},
         env={"LANG": "C"},
-        extra="AddHandler mod_python .html\nTraceEnable Off",
+        extra=f"AddHandler mod_python .html\nTraceEnable Off\n{PATIENT}",
         options={"handlers.max_body": 200_000, "handlers.max_fields": 50, "handlers.max_field_size": 10_000},
     )  # fmt: skip
 

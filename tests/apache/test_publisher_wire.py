@@ -79,7 +79,7 @@ def servers(packages, postgres) -> Iterator[dict[str, Httpd]]:
                 conf=f"{mpm}.conf",
                 site={"page.py": PAGE, "locked.py": LOCKED},
                 options={"mpool.conninfo": postgres.conninfo, "handlers.max_body": 200_000},
-                extra="KeepAlive On\nMaxKeepAliveRequests 0",
+                extra="KeepAlive On\nMaxKeepAliveRequests 0\nKeepAliveTimeout 60",
             )
             made[mpm] = stack.enter_context(contextlib.closing(server))
         yield made
