@@ -75,7 +75,8 @@ venv: .venv/installed
 	rm -rf .venv/wsgi && mkdir -p .venv/wsgi
 	cd .venv/wsgi && { apt-get download -qq $(WSGI) || { apt-get update -qq && apt-get download -qq $(WSGI); }; }
 	cd .venv/wsgi && dpkg -x $(WSGI)_*.deb .
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --target .venv/wsgi/python Flask 'psycopg[binary]' psycopg_pool
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --target .venv/wsgi/python \
+		Flask 'psycopg[binary]' psycopg_pool
 	@touch $@
 
 clean:
