@@ -79,12 +79,16 @@ def database_machines(primary: PostgresServer) -> Iterator[tuple[Machine, Machin
 
 def web_environment(machines: tuple[Machine, Machine], passfile: Path) -> dict[str, str]:
     """What a web server is told: both machines, and for each pool which of them it wants."""
-    ports = ",".join(str(machine.bouncer.port) for machine in machines)
-    both = f"host=127.0.0.1,127.0.0.1 port={ports} dbname={DATABASE} user={ROLE} connect_timeout=2"
+
+    def both(ports: list[int], wanted: str) -> str:
+        hosts = f"host=127.0.0.1,127.0.0.1 port={ports[0]},{ports[1]} connect_timeout=2"
+        return f"{hosts} dbname={DATABASE} user={ROLE} target_session_attrs={wanted}"
+
+    ports = [machine.bouncer.port for machine in machines]
     return {
         "PGPASSFILE": str(passfile),
-        "MPOOL_CONNINFO": f"{both} target_session_attrs=read-write",
-        "MPOOL_READER_CONNINFO": f"{both} target_session_attrs=prefer-standby",
+        "MPOOL_CONNINFO": both(ports, "read-write"),
+        "MPOOL_READER_CONNINFO": both(ports[::-1], "prefer-standby"),
     }
 
 
