@@ -189,10 +189,9 @@ class Returning(Supply):
         if entry is None or not isinstance(error, psycopg2.Error):
             return
         meaning = verdict(error)
-        if is_broken(conn):
+        if is_broken(conn):  # what that means for the others is found at its return
             if words := last_words(conn):
                 error.add_note(words)
-            self._note_broken(conn, entry)
         elif meaning is Verdict.GONE:
             self._lose_generation(entry, Verdict.GONE.value)
         elif meaning is Verdict.READ_ONLY and entry.turned_read_only(conn):

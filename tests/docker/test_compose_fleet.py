@@ -79,9 +79,7 @@ def test_the_fleet_loses_its_primary_and_goes_on(fleet):
     assert fleet.sign("lost") in (500, 503)
     fleet("exec", "-T", "standby", "promote")
     wait_until(lambda: fleet.sign("after") == 303, timeout=START, what="the site writes again")
-    wait_until(
-        lambda: fleet.shows("/readers", role("default", "primary"), role("reader", "primary")), what="and reads"
-    )
+    wait_until(lambda: fleet.shows("/readers", role("default", "primary"), role("reader", "primary")), what="and reads")
     assert started_at(fleet) == started, "no web server was restarted"
     notes = fleet("exec", "-T", "standby", "psql", "-Atc", "SELECT message FROM demo.note ORDER BY id", "site")
     assert notes.split() == ["before", "after"]

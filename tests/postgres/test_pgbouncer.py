@@ -155,7 +155,7 @@ def test_a_session_default_that_others_would_inherit_is_refused(make_pool, bounc
 def test_configure_is_refused_it_too_and_the_caller_is_told(make_pool, bouncer):
     pool = make_pool(bouncer.conninfo, max_size=1, configure=set_session)
     with pytest.raises(PoolUnavailable, match="BEGIN READ ONLY"):
-        pool.getconn()
+        pool.getconn(DEADLINE)
     assert others_see(bouncer, "default_transaction_read_only") == "off"
 
 
@@ -199,14 +199,14 @@ def test_client_encoding_follows_the_client(make_pool, bouncer):
 def test_reset_session_is_refused_at_the_first_connection(make_pool, bouncer, caplog):
     pool = make_pool(bouncer.conninfo, max_size=1, reset_session=True)
     with pytest.raises(PoolUnavailable, match=r"reset_session cannot work behind PgBouncer .* SET LOCAL"):
-        pool.getconn()
+        pool.getconn(DEADLINE)
     wait_for(lambda: len([record for record in caplog.records if "SET LOCAL" in record.getMessage()]) == 1)
 
 
 def test_options_that_pgbouncer_refuses_are_named(make_pool, bouncer):
     pool = make_pool(f"{bouncer.conninfo} options='-c statement_timeout=5000'", max_size=1)
     with pytest.raises(PoolUnavailable, match=r"unsupported startup parameter.*(options|statement_timeout)"):
-        pool.getconn()
+        pool.getconn(DEADLINE)
 
 
 def test_options_that_pgbouncer_ignores_are_warned_of_once(make_pool, make_bouncer, postgres, caplog):
@@ -273,7 +273,7 @@ def test_a_restart_of_the_server_behind_pgbouncer_is_survived(make_pool, make_bo
     wait_for(another_server)
 
 
-def test_a_killed_server_connection_costs_one_transaction(make_pool, bouncer, postgres, caplog):
+def test_a_killed_server_connection_costs_one_transaction(make_pool, bouncer, postgres):
     pool = make_pool(bouncer.conninfo, max_size=1)
     with pytest.raises(psycopg2.OperationalError) as raised, pool.connection() as conn:
         kill(postgres, query(conn, "SELECT pg_backend_pid()"))
@@ -284,11 +284,12 @@ def test_a_killed_server_connection_costs_one_transaction(make_pool, bouncer, po
 
 
 def test_a_full_pgbouncer_is_named_and_the_other_connections_are_kept(make_pool, make_bouncer, postgres, caplog):
-    bouncer = make_bouncer(postgres, default_pool_size=1, query_wait_timeout=1)
+    bouncer = make_bouncer(postgres, default_pool_size=1)
     pool = make_pool(bouncer.conninfo, max_size=3)
     holder, idle, waiting = [pool.getconn() for _ in range(3)]
     pool.putconn(idle)
     query(holder, "SELECT 1")  # has the server connection until its transaction ends
+    bouncer.configure(query_wait_timeout=1)
     with pytest.raises(psycopg2.OperationalError):
         query(waiting, "SELECT 1")
     pool.putconn(waiting)
@@ -301,22 +302,29 @@ def test_a_full_pgbouncer_is_named_and_the_other_connections_are_kept(make_pool,
         assert {id(first), id(second)} == {id(holder), id(idle)}
 
 
-def test_the_error_of_a_block_says_that_pgbouncer_was_full(make_pool, make_bouncer, postgres):
-    bouncer = make_bouncer(postgres, default_pool_size=1, query_wait_timeout=1)
+def test_the_error_of_a_block_says_that_pgbouncer_was_full(make_pool, make_bouncer, postgres, caplog):
+    bouncer = make_bouncer(postgres, default_pool_size=1)
     pool = make_pool(bouncer.conninfo, max_size=2)
     with pool.connection() as holder:
         query(holder, "SELECT 1")
+        bouncer.configure(query_wait_timeout=1)
         with pytest.raises(psycopg2.OperationalError) as raised, pool.connection() as conn:
             query(conn, "SELECT 1")
     assert raised.value.__notes__ == ["FATAL: query_wait_timeout"]
+    assert len([record for record in caplog.records if "PgBouncer had no" in record.getMessage()]) == 1
 
 
 def test_too_many_clients_for_pgbouncer_is_the_reason_that_a_caller_reads(make_pool, make_bouncer, postgres):
     bouncer = make_bouncer(postgres, max_client_conn=2)
     pool = make_pool(bouncer.conninfo, max_size=4)
     leased = [pool.getconn(), pool.getconn()]
-    with pytest.raises(PoolTimeout, match="no more connections allowed"):
-        pool.getconn(timeout=1)
+
+    def told():
+        with pytest.raises(PoolTimeout) as raised:
+            pool.getconn(timeout=0.5)
+        return "no more connections allowed" in str(raised.value)
+
+    wait_for(told)
     for conn in leased:
         pool.putconn(conn)
     with pool.connection() as conn:

@@ -19,15 +19,17 @@ from typing import Any
 
 import psycopg2
 
+from servers import client
 from servers.balancer import FLEET
 from servers.base import make_public_dir, remove_tree, run, serving_user
-from servers.client import Session
 from servers.pgbouncer import ADMIN, PgBouncer
 from servers.postgres import DATABASE, ROLE, PostgresServer, database_user
 from servers.standby import Standby, allow_replication
 
 PASSWORD = "said-to-pgbouncer-only"
 PGBOUNCER_INI = FLEET / "pgbouncer.ini"
+# All else is as shipped; a loaded machine takes its time.
+PATIENCE = {"query_wait_timeout": 25, "server_connect_timeout": 25}
 
 
 def planned_connections() -> int:
@@ -42,7 +44,7 @@ class Machine:
 
     def __init__(self, server: PostgresServer | Standby) -> None:
         self.server = server
-        self.bouncer = PgBouncer(server, conf=PGBOUNCER_INI, password=PASSWORD)
+        self.bouncer = PgBouncer(server, conf=PGBOUNCER_INI, password=PASSWORD, settings=PATIENCE)
 
     def kill(self) -> None:
         """What a power cut does to both."""
@@ -87,6 +89,7 @@ def web_environment(machines: tuple[Machine, Machine], passfile: Path) -> dict[s
     ports = [machine.bouncer.port for machine in machines]
     return {
         "PGPASSFILE": str(passfile),
+        "MPOOL_TIMEOUT": "25",
         "MPOOL_CONNINFO": both(ports, "read-write"),
         "MPOOL_READER_CONNINFO": both(ports[::-1], "prefer-standby"),
     }
@@ -136,19 +139,17 @@ class Traffic:
         self._threads = [threading.Thread(target=self._run, args=(kind,)) for kind in kinds]
 
     def _run(self, kind: str) -> None:
-        with Session(*self._address) as session:
-            while not self._stopping.is_set():
-                number = next(self._numbers)
-                sent = time.monotonic()
-                status, text = None, ""
-                try:
-                    answer = session.get(f"/{kind}?number={number}")
-                    status, text = answer.status, answer.text
-                except (OSError, http.client.HTTPException) as error:
-                    session.close()
-                    text = repr(error)
-                self.requests.append(Request(number, kind, sent, time.monotonic(), status, text))
-                self._stopping.wait(0.03)
+        while not self._stopping.is_set():
+            number = next(self._numbers)
+            sent = time.monotonic()
+            status = None
+            try:
+                answer = client.request(*self._address, "GET", f"/{kind}?number={number}")
+                status, text = answer.status, answer.text
+            except (OSError, http.client.HTTPException) as error:
+                text = repr(error)
+            self.requests.append(Request(number, kind, sent, time.monotonic(), status, text))
+            self._stopping.wait(0.03)
 
     def __enter__(self) -> Traffic:
         for thread in self._threads:
