@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import itertools
 import json
 from urllib.parse import quote, quote_plus
@@ -76,6 +77,20 @@ def test_no_page_fails_open(httpd, mpm):
                     wrong.append((path, headers, answer.status, expected))
                 assert (b"secret" in answer.body) == (answer.status == 200), path
     assert not wrong
+
+
+def test_access_rules_know_the_user_whom_apache_has_verified(httpd):
+    hashed = base64.b64encode(hashlib.sha1(b"eggs").digest()).decode()
+    apaches = 'AuthType Basic\nAuthName "site"\nAuthUserFile "@SITE@/users"\nRequire valid-user'
+    page = "__access__ = ['spam']\ndef index(req): return 'for ' + req.user\n"
+    site = {"page.py": page, "users": f"spam:{{SHA}}{hashed}\nham:{{SHA}}{hashed}\n"}
+    server = httpd(site=site, extra=f'<Location "/page">\n{apaches}\n</Location>')
+    assert server.get("/page").status == 401
+    assert server.get("/page", WRONG).status == 401
+    assert server.get("/page", basic("ham", "eggs")).status == 403
+    assert server.get("/page", SPAM).text == "for spam"
+    unverified = httpd(site=site)
+    assert unverified.get("/page", SPAM).status == 403
 
 
 SITE = """

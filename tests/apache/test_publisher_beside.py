@@ -37,9 +37,10 @@ def form(req):
 }
 
 
-@pytest.fixture(params=["worker", "event"])
+@pytest.fixture(params=["worker", "event", "prefork"])
 def server(request, httpd):
-    return httpd(conf=f"{request.param}.conf", site=SITE)
+    # For one process of one thread mod_python makes one lock, and divides by the number of the others.
+    return httpd(conf=f"{request.param}.conf", site=SITE, processes=2)
 
 
 def cookies(answer):
