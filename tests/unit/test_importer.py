@@ -61,6 +61,20 @@ def test_one_request_sees_one_instance_though_the_file_changes(site: Site) -> No
     assert site.load().x == 2
 
 
+def test_a_request_sees_what_its_modules_were_built_on_though_the_file_changes(site: Site) -> None:
+    site.write("page.py", "import util")
+    site.write("util.py", "import deep")
+    site.write("deep.py", "x = 1")
+    site.load()
+    with site.request() as request:
+        page = request.load()
+        for name in ("util", "deep"):
+            site.write(f"{name}.py", "x = 2")
+        assert site.load("deep").x == 2
+        assert request.load("deep") is page.util.deep and request.load("util") is page.util
+    assert site.load("util").x == 2
+
+
 def test_the_parent_is_executed_again_when_a_child_changes(site: Site) -> None:
     site.write("page.py", "import util\nx = util.x")
     site.write("util.py", "import deep\nx = deep.x")
