@@ -48,6 +48,7 @@ class Connector:
         self._connect_timeout = config.connect_timeout
         self._pooler = config.pooler
         self._reset_session = config.reset_session
+        self._pooled = False  # a PgBouncer was noticed
         self._gives_options = False
         self._remarked = False
         self._connect = connect
@@ -61,7 +62,8 @@ class Connector:
         except Exception as error:  # a ValueError of the driver's has its frames, too
             raise without_traceback(error) from None
         try:
-            if pooler.stands_before(conn, self._pooler):
+            self._pooled = self._pooled or pooler.stands_before(conn, self._pooler)
+            if self._pooled:
                 self._note_pooler(conn)
             if self._configure is not None:
                 self._configure(conn)

@@ -25,7 +25,7 @@ def stands_before(conn: Any, mode: str) -> bool:
     """Is *conn* a client of a PgBouncer in transaction mode, as *mode* has it, the option `pooler`?
 
     "auto" looks at the backend's process number: PgBouncer makes up one for each client, of 32 random bits. (Of a
-    thousand made-up ones all but one are none that a process could have; with PgBouncer's peer_id more of them could.)
+    thousand made-up ones one could be a process's, or four with PgBouncer's peer_id: the next connection shows it.)
     """
     return mode == "transaction" or (mode == "auto" and not 0 < conn.get_backend_pid() <= LARGEST_PID)
 

@@ -145,7 +145,7 @@ SETTINGS = ["default_transaction_read_only", "default_transaction_deferrable"]
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_session_default_that_others_would_inherit_is_refused(make_pool, bouncer, way):
-    pool = make_pool(bouncer.conninfo, max_size=1)
+    pool = make_pool(bouncer.conninfo, max_size=1, pooler="transaction")
     with pytest.raises(psycopg2.NotSupportedError, match="BEGIN READ ONLY"), pool.connection() as conn:
         way(conn)
     assert [others_see(bouncer, setting) for setting in SETTINGS] == ["off", "off"]
@@ -153,7 +153,7 @@ def test_a_session_default_that_others_would_inherit_is_refused(make_pool, bounc
 
 
 def test_configure_is_refused_it_too_and_the_caller_is_told(make_pool, bouncer):
-    pool = make_pool(bouncer.conninfo, max_size=1, configure=set_session)
+    pool = make_pool(bouncer.conninfo, max_size=1, configure=set_session, pooler="transaction")
     with pytest.raises(PoolUnavailable, match="BEGIN READ ONLY"):
         pool.getconn(DEADLINE)
     assert others_see(bouncer, "default_transaction_read_only") == "off"
@@ -179,10 +179,16 @@ def test_in_session_mode_everything_works_once_it_is_said(make_pool, make_bounce
         assert query(conn, "SHOW default_transaction_read_only") == "off"
 
 
-def test_a_pooler_that_cannot_be_noticed_can_be_named(make_pool, postgres):
-    pool = make_pool(max_size=1, pooler="transaction")
-    with pytest.raises(psycopg2.NotSupportedError), pool.connection() as conn:
-        set_session(conn)
+def test_a_pgbouncer_is_noticed_without_asking_it(make_pool, bouncer):
+    # One number in a thousand that PgBouncer makes up could be a process's: not that of three in a row.
+    pool = make_pool(bouncer.conninfo, max_size=4)
+    for conn in [pool.getconn() for _ in range(3)]:
+        pool.putconn(conn)
+    first, second, third, last = [pool.getconn() for _ in range(4)]
+    with pytest.raises(psycopg2.NotSupportedError):
+        set_session(last)
+    for conn in (first, second, third, last):
+        pool.putconn(conn)
 
 
 def test_client_encoding_follows_the_client(make_pool, bouncer):
@@ -197,7 +203,7 @@ def test_client_encoding_follows_the_client(make_pool, bouncer):
 
 
 def test_reset_session_is_refused_at_the_first_connection(make_pool, bouncer, caplog):
-    pool = make_pool(bouncer.conninfo, max_size=1, reset_session=True)
+    pool = make_pool(bouncer.conninfo, max_size=1, reset_session=True, pooler="transaction")
     with pytest.raises(PoolUnavailable, match=r"reset_session cannot work behind PgBouncer .* SET LOCAL"):
         pool.getconn(DEADLINE)
     wait_for(lambda: len([record for record in caplog.records if "SET LOCAL" in record.getMessage()]) == 1)
@@ -211,8 +217,8 @@ def test_options_that_pgbouncer_refuses_are_named(make_pool, bouncer):
 
 def test_options_that_pgbouncer_ignores_are_warned_of_once(make_pool, make_bouncer, postgres, caplog):
     bouncer = make_bouncer(postgres, ignore_startup_parameters="options")
-    pool = make_pool(f"{bouncer.conninfo} options='-c statement_timeout=5000'", max_size=2)
-    for conn in [pool.getconn(), pool.getconn()]:
+    pool = make_pool(f"{bouncer.conninfo} options='-c statement_timeout=5000'", max_size=3)
+    for conn in [pool.getconn() for _ in range(3)]:
         assert query(conn, "SHOW statement_timeout") == "0"
         pool.putconn(conn)
     assert len([record for record in caplog.records if "options= reaches the server only" in record.getMessage()]) == 1
