@@ -53,6 +53,9 @@ class Fleet:
 @pytest.fixture
 def fleet() -> Iterator[Fleet]:
     fleet = Fleet()
+    for image in (f"mpool-demo:{SUITE}", f"mpool-database:{SUITE}"):
+        if docker("image", "inspect", image, check=False).returncode:
+            pytest.skip(f"{image} is not built: docker/build.sh, docker/fleet/build.sh")
     try:
         fleet("up", "--detach", "--no-build")
         yield fleet
