@@ -48,7 +48,7 @@ def others_see(bouncer: PgBouncer, setting: str) -> str:
 
 def test_more_clients_than_server_connections_each_in_its_own_transactions(make_pool, make_bouncer, postgres):
     bouncer = make_bouncer(postgres, default_pool_size=2, max_db_connections=2)
-    pool = make_pool(bouncer.conninfo, max_size=6)
+    pool = make_pool(bouncer.conninfo, max_size=6, check_after=0, check_bypass=0)
     postgres.execute("DROP TABLE IF EXISTS public.behind; CREATE TABLE public.behind (n int)")
     postgres.execute("GRANT ALL ON public.behind TO PUBLIC")
 
