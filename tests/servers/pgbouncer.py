@@ -101,11 +101,14 @@ class PgBouncer:
             if first_start:
                 self.port = free_port()
             self._write_configuration()
+            mark = len(self.log())
             process = spawn([PGBOUNCER, str(self.config_file)], log=self.log_file, user=self._user, cwd=self.root)
             self._process = process
             wait_until(lambda p=process: p.poll() is not None or self._answers(), what="PgBouncer answers")
-            if process.poll() is None:
+            # Without its port it would go on with the socket alone.
+            if process.poll() is None and "cannot listen on" not in self.log()[mark:]:
                 return
+            self.stop()
         raise ServerError(f"PgBouncer did not start:\n{self.log()}")
 
     def _answers(self) -> bool:
