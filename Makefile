@@ -29,17 +29,17 @@ demo:
 test: venv
 	$(PYTHON) -m pytest tests/unit tests/postgres tests/apache $(ARGS)
 
-check: venv
-	$(PYTHON) -m ruff check .
-	$(PYTHON) -m mypy
-	$(PYTHON) -m pytest -q tests/unit/test_layers.py
-
 # As root, where no Docker engine answers: one is started for just this.
 test-docker: venv
 	PYTHON=$(PYTHON) sh docker/test.sh bookworm
 
 test-docker-sid: venv
 	PYTHON=$(PYTHON) sh docker/test.sh sid
+
+check: venv
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -m pytest -q tests/unit/test_layers.py
 
 # The peers that the figures stand beside come along.
 bench: .venv/installed-bench .venv/installed-wsgi
