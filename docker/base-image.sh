@@ -29,8 +29,10 @@ root=$work/root
 archive() {
     apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Component: main' "Label: $1" | head -n 1
 }
+# What a mirror is for is in its lists, which may have been deleted.
+[ -n "$(archive Debian)" ] || apt-get -qq update
 mirror=$(archive Debian)
-[ -n "$mirror" ] || fail "this machine's apt has no Debian mirror, or 'apt-get update' has not run"
+[ -n "$mirror" ] || fail "this machine's apt has no Debian mirror"
 security=$(archive Debian-Security)
 
 mkdir -m 755 "$root"
