@@ -358,12 +358,56 @@ def test_check_replaces_what_has_served_its_time(server, clock):
     assert old.closed and len(server.open) == 1
 
 
+def waiting_in(pool, since=None, again=False):
+    waiter = Waiter(None, pool._clock() if since is None else since)
+    with pool._lock:
+        pool._join_locked(waiter, again)
+    return waiter
+
+
+def test_a_return_on_the_fast_path_sees_who_waits(server, clock):
+    pool = ticking(server, clock, max_size=1)
+    lease_all(pool, 1)
+    held = pool.getconn()
+    assert held._entry.state is pool.leased
+    waiter = waiting_in(pool)
+    pool.putconn(held)
+    assert waiter.conn is held
+    pool.putconn(held)
+    pool.close()
+
+
+def test_one_whose_connection_failed_the_check_keeps_its_place(server, clock):
+    pool = ticking(server, clock, max_size=1)
+    held = pool.getconn()
+    later = waiting_in(pool)
+    first = waiting_in(pool, since=clock() - 1.0, again=True)
+    pool.putconn(held)
+    assert first.conn is held and later.conn is None
+    pool.putconn(held)
+    assert later.conn is held
+    pool.putconn(held)
+    pool.close()
+
+
+def test_a_leak_that_was_handed_over_is_reported_when_it_comes_back_to_the_next_in_line(server, clock, caplog):
+    pool = ticking(server, clock, max_size=1, leak_after=10)
+    held = pool.getconn()
+    waiting_in(pool)
+    pool.putconn(held)
+    clock.advance(11)
+    pool.maintain(clock())
+    waiting_in(pool)
+    pool.putconn(held)
+    assert any("came back after 11.0s" in r.getMessage() for r in caplog.records)
+    pool.putconn(held)
+    pool.close()
+
+
 def test_a_connection_that_was_handed_over_goes_back_to_its_own_pool_only(server, clock):
     pool, other = ticking(server, clock, max_size=1), ticking(server, clock)
     held = pool.getconn()
-    waiter = Waiter(None, clock())
-    with pool._lock:
-        pool._join_locked(waiter, again=False)
+    waiter = waiting_in(pool)
     pool.putconn(held)
     assert waiter.conn is held and held._entry.state is pool.timed
     with pytest.raises(LeaseError, match=pool.name):
