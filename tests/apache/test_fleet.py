@@ -158,8 +158,8 @@ def test_a_fleet_survives_the_loss_of_its_primary(machines, webs, balancer, caps
         print(
             f"\nfleet: {WEBS} web servers, {len(writes)} writes and {len(reads)} reads sent, "
             f"{sum(not w.succeeded for w in writes)} writes and {len(failed_reads)} reads failed, "
-            f"{longest_without(writes):.1f} s without writes "
-            f"({promoted - killed:.1f} s of them until the standby was promoted), "
+            f"{longest_without(writes):.1f} s without writes (the standby was promoted {promoted - killed:.1f} s after "
+            f"the loss), "
             f"{len(acknowledged - stored)} acknowledged writes lost with the primary; at most "
             f"{at_primary.most('clients')} and {at_standby.most('clients')} clients at PgBouncer "
             f"(planned {2 * WEBS * POOL}), {at_primary.most('backends')} and {at_standby.most('backends')} connections "
