@@ -129,10 +129,12 @@ def _imports(main: Any) -> Imports:
     """What the main request has imported; it counts as under way until its pool is cleaned up."""
     imports: Imports | None = getattr(main, _IMPORTS, None)
     if imports is None:
+        if _ended:
+            _note_ends()
         imports = Imports()
         setattr(main, _IMPORTS, imports)
         _importer.retirement.begin(imports)
-        main.register_cleanup(_request_ends, imports)
+        main.register_cleanup(_at_end, imports)
     return imports
 
 
@@ -146,7 +148,18 @@ def _request_ends(imports: Imports) -> None:
         fltr.req = None  # which ends now
 
 
+def _note_ends() -> None:
+    with contextlib.suppress(IndexError):  # another thread may take the last one
+        while True:
+            _request_ends(_ended.pop())
+
+
 _filters: dict[int, list[Any]] = {}  # by thread: those of the request that ended there last
+_ended: list[Imports] = []  # to be noted when the next request begins
+
+# The cleanups of an interpreter that is named by a directory run in any of that name: there code of ours would look up
+# what is ours, and on Debian sid, from Python 3.12 on, find the other's. A list's method does not.
+_at_end = _ended.append if interpreter_name().startswith("/") else _request_ends
 
 
 def _server_settings(server: Any) -> Settings:

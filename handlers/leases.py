@@ -8,12 +8,14 @@ the outermost bracket ends, and not in the request's cleanup, which under the ev
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from mpool import get_connection, interpreter_name, log, note_stack, release
 
-#: The attribute of the main request that holds its `RequestLeases`.
-ATTRIBUTE = "mpool_leases"
+#: The attribute of the main request that holds its `RequestLeases`: this interpreter's, since another, which may serve
+#: other phases, has pools of its own, and from Python 3.12 on mixes up the attributes of our objects with its own.
+ATTRIBUTE = f"mpool_leases_{id(sys.modules)}"
 
 #: psycopg2.extensions.STATUS_READY: no statement has been sent since the last commit or rollback.
 _READY = 1
