@@ -44,6 +44,7 @@ class EntryState(Enum):
 
 IDLE = EntryState.IDLE
 MARKED = EntryState.MARKED
+RETURNING = EntryState.RETURNING
 
 
 class Leased:

@@ -15,7 +15,7 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 from mpool import leaks, pooler
 from mpool.apache import log
 from mpool.driver import Verdict, is_broken, last_words, one_line, verdict
-from mpool.entry import IDLE, MARKED, Entry, EntryState, execute_alone
+from mpool.entry import IDLE, MARKED, RETURNING, Entry, EntryState, execute_alone
 from mpool.errors import LeaseError, PoolError
 from mpool.supply import PoolState, Supply
 
@@ -26,21 +26,25 @@ class Returning(Supply):
         try:
             if not conn.get_transaction_status():  # TRANSACTION_STATUS_IDLE is 0
                 entry = conn._entry
-                # From here to the append no other thread runs: nobody queues up or marks it in between.
+                # From here to the append no other thread runs: nobody queues up, or returns it too, in between.
                 if entry.state is self._returns:
                     entry.state = IDLE
                     self._idle.append(conn)
                     return
-                if (entry.state is self.timed or entry.state is self.leased) and self._hand_over(conn, entry):
-                    return
+                if entry.state is self.timed or entry.state is self.leased:
+                    entry.state = RETURNING
+                    if self._hand_over(conn, entry):
+                        return
         except AttributeError:
             pass
         self._take_back(conn)
 
     def _hand_over(self, conn: Any, entry: Entry) -> bool:
-        """Give a connection that needs no look to the first waiter; False if there is none."""
+        """Give a connection that needs no look to the first waiter; False if there is none, or it does need one."""
         with self._lock:
-            if not self._waiting or entry.state is MARKED:
+            size = len(self._entries) + len(self._openings)
+            if not self._waiting or entry.generation != self._generation or size > self.config.max_size:
+                entry.state = MARKED
                 return False
             now = self._clock()
             if entry.since is not None:
@@ -105,7 +109,7 @@ class Returning(Supply):
             raise LeaseError(
                 f"{self.name}: this connection (backend {entry.pid}) is not on lease: it is {entry.state.value}"
             )
-        entry.state = EntryState.RETURNING
+        entry.state = RETURNING
         return entry
 
     def _settles(self, conn: Any, entry: Entry, now: float, warns: bool) -> bool:

@@ -419,6 +419,46 @@ def test_a_connection_that_was_handed_over_goes_back_to_its_own_pool_only(server
     other.close()
 
 
+def test_two_threads_that_return_one_connection_at_once_do_not_serve_two(server, clock):
+    pool = ticking(server, clock, max_size=1)
+    lease_all(pool, 1)
+    held = pool.getconn()
+    waiters = [waiting_in(pool), waiting_in(pool)]
+    hand_over = pool._hand_over
+
+    def with_another_return_in_between(conn, entry):
+        pool._hand_over = hand_over
+        with pytest.raises(LeaseError, match="it is returning"):
+            pool.putconn(conn)
+        return hand_over(conn, entry)
+
+    pool._hand_over = with_another_return_in_between
+    pool.putconn(held)
+    assert [waiter.conn for waiter in waiters] == [held, None]
+    pool.putconn(held)
+    pool.putconn(held)
+    pool.close()
+
+
+def test_a_connection_of_an_old_generation_is_not_handed_over(server, clock):
+    pool = ticking(server, clock, max_size=1)
+    lease_all(pool, 1)
+    held = pool.getconn()
+    hand_over = pool._hand_over
+
+    def drained_meanwhile(conn, entry):
+        pool.drain()
+        return hand_over(conn, entry)
+
+    pool._hand_over = drained_meanwhile
+    waiter = waiting_in(pool)
+    pool.putconn(held)
+    assert held.closed and waiter.conn is not None and waiter.conn is not held
+    pool._hand_over = hand_over
+    pool.putconn(waiter.conn)
+    pool.close()
+
+
 def test_a_pool_made_smaller_while_one_is_being_opened_ends_at_its_new_size(server, clock):
     background = Background()
     pool = make_pool(server, clock, housekeeper=True, spawn=background, open=False, max_size=3)
