@@ -22,7 +22,7 @@ T = TypeVar("T")
 CLEAN_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 #: Generous: the machine may have two cores and other work to do.
-DEADLINE = 60.0
+DEADLINE = 180.0
 
 
 class ServerError(Exception):

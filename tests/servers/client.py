@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlencode
 
-TIMEOUT = 60.0
+TIMEOUT = 180.0
 
 
 @dataclass(frozen=True)

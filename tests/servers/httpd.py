@@ -202,6 +202,8 @@ class Httpd:
             f"ServerLimit {max(4, s['processes'])}",
             *([] if prefork else [f"ThreadsPerChild {threads}"]),
             f"MaxRequestWorkers {s['processes'] * threads}",
+            # A client of the tests that is held up for some seconds is not to find its connection closed.
+            "KeepAliveTimeout 60",
             *(["MinSpareServers 1"] if prefork else ["MinSpareThreads 1"]),
             *([f"MaxSpareServers {s['processes']}"] if prefork else [f"MaxSpareThreads {s['processes'] * threads}"]),
             *[f"PythonOption {name} {_quoted(value)}" for name, value in s["options"].items()],
