@@ -12,7 +12,6 @@ import contextlib
 import functools
 import os
 import sys
-import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -33,12 +32,11 @@ from handlers.importer import (
     request_modules_graph,
 )
 from handlers.modules import ModuleCache, ModuleInfo
+from handlers.underway import Underway, imports_so_far
 from mpool import find_request_by, interpreter_name, log, note_stack
 
 _importer: Importer
-# Another interpreter may serve other phases of the same request, and of one name there may be several: with
-# PythonInterpPerDirectory mod_python loses sight of those that it has made.
-_IMPORTS = f"_mp_imports_{id(sys.modules)}"
+_underway: Underway
 
 
 def _request_served() -> Any:
@@ -48,7 +46,7 @@ def _request_served() -> Any:
 
 def install(importer: Importer) -> bool:
     """Put our methods in the place of mod_python's; False where the configuration says to leave them (or they are)."""
-    global _importer
+    global _importer, _underway
     if apache.CallBack.HandlerDispatch is handler_dispatch:
         return False
     legacy = apache.main_server.get_options().get("mod_python.legacy.importer", "").split()
@@ -56,7 +54,7 @@ def install(importer: Importer) -> bool:
         log("notice", "the importer is not installed: PythonOption mod_python.legacy.importer names this interpreter")
         return False
     _replace_publishers_parts()  # imports modules, so it may fail: before anything else is replaced
-    _importer = importer
+    _importer, _underway = importer, Underway(importer.retirement)
     find_request_by(_request_served)
     callback = apache.CallBack
     callback.HandlerDispatch = handler_dispatch
@@ -118,48 +116,11 @@ def get_handler_root() -> str | None:
 def _call(main: Any, req: Any, config: Any, directory: str | None) -> Call:
     """The context of one dispatch of *req*, which belongs to *main*."""
     return Call(
-        imports=_imports(main),
+        imports=_underway.imports_of(main),
         settings=settings(config, req.get_options()),
         req=req,
         handler_root=directory or req.document_root(),
     )
-
-
-def _imports(main: Any) -> Imports:
-    """What the main request has imported; it counts as under way until its pool is cleaned up."""
-    imports: Imports | None = getattr(main, _IMPORTS, None)
-    if imports is None:
-        if _ended:
-            _note_ends()
-        imports = Imports()
-        setattr(main, _IMPORTS, imports)
-        _importer.retirement.begin(imports)
-        main.register_cleanup(_at_end, imports)
-    return imports
-
-
-def _request_ends(imports: Imports) -> None:
-    _importer.retirement.end(imports)
-    # mod_python gives up its filter objects as the request's pool goes, without the interpreter's lock; if no one else
-    # has a reference, that frees them, and from Python 3.14 on (Debian sid) ends the child by a segmentation fault. The
-    # last of them may go right after this, so they are kept until this thread has come to the end of another request.
-    _filters[threading.get_ident()] = imports.filters
-    for fltr in imports.filters:
-        fltr.req = None  # which ends now
-
-
-def _note_ends() -> None:
-    with contextlib.suppress(IndexError):  # another thread may take the last one
-        while True:
-            _request_ends(_ended.pop())
-
-
-_filters: dict[int, list[Any]] = {}  # by thread: those of the request that ended there last
-_ended: list[Imports] = []  # to be noted when the next request begins
-
-# The cleanups of an interpreter that is named by a directory run in any of that name: there code of ours would look up
-# what is ours, and on Debian sid, from Python 3.12 on, find the other's. A list's method does not.
-_at_end = _ended.append if interpreter_name().startswith("/") else _request_ends
 
 
 def _server_settings(server: Any) -> Settings:
@@ -359,7 +320,7 @@ def _is_success(result: int, req: Any) -> bool:
 def filter_dispatch(callback: Any, fltr: Any) -> int | None:
     """One run of an input or output filter; it shares the modules and the connection of its request."""
     req = fltr.req
-    _imports(leases.root(req)).filters.append(fltr)
+    _underway.imports_of(leases.root(req)).filters.append(fltr)
     fltr = Filter(fltr)
     config = req.get_config()
     committed = False
@@ -429,7 +390,7 @@ def _include_dispatch(original: Callable[..., Any]) -> Callable[..., Any]:
     def include_dispatch(callback: Any, fltr: Any, tag: str, code: str) -> Any:
         """Python in a server-side include: its imports are relative to the including file. (item 47)"""
         req = fltr.req
-        _imports(leases.root(req)).filters.append(fltr)
+        _underway.imports_of(leases.root(req)).filters.append(fltr)
         if not hasattr(req, "ssi_globals"):
             req.ssi_globals = {}
         req.ssi_globals["__mp_info__"] = ModuleInfo(ModuleCache(req.filename))
@@ -473,8 +434,8 @@ def _report_error(original: Callable[..., Any]) -> Callable[..., Any]:
         if not debug or req is None or is_write_error:
             return int(result or apache.HTTP_INTERNAL_SERVER_ERROR)
         title = f"{context.get('phase')} {context.get('hname')}"
-        imported = getattr(leases.root(req), _IMPORTS, None) or Imports()
-        page = error_page(title, error.with_traceback(trace), _importer.caches(), imported.infos)
+        imported = imports_so_far(leases.root(req)).infos
+        page = error_page(title, error.with_traceback(trace), _importer.caches(), imported)
         req.status = apache.HTTP_INTERNAL_SERVER_ERROR
         req.content_type = "text/html; charset=utf-8"
         target = context.get("filter") or req

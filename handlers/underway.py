@@ -1,0 +1,63 @@
+"""What one main request has imported, and its end.
+
+It counts as under way from its first dispatch until its pool is cleaned up: what it uses of an old instance is not let
+go before (see ``handlers.retire``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from typing import Any
+
+from handlers.context import Imports
+from handlers.retire import Retirement
+from mpool import interpreter_name
+
+# Another interpreter may serve other phases of the same request, and of one name there may be several: with
+# PythonInterpPerDirectory mod_python loses sight of those that it has made.
+_ATTRIBUTE = f"_mp_imports_{id(sys.modules)}"
+
+
+def imports_so_far(main: Any) -> Imports:
+    """What the main request has imported, in this interpreter."""
+    return getattr(main, _ATTRIBUTE, None) or Imports()
+
+
+class Underway:
+    """The main requests that this interpreter serves."""
+
+    def __init__(self, retirement: Retirement) -> None:
+        self._retirement = retirement
+        self._filters: dict[int, list[Any]] = {}  # by thread: those of the request that ended there last
+        self._ended: list[Imports] = []  # to be noted when the next request begins
+        # The cleanups of an interpreter that is named by a directory run in any of that name: there code of ours would
+        # look up what is ours, and on Debian sid, from Python 3.12 on, find the other's. A list's method does not.
+        self._at_end = self._ended.append if interpreter_name().startswith("/") else self._end
+
+    def imports_of(self, main: Any) -> Imports:
+        """What the main request imports; from now on it is under way."""
+        imports: Imports | None = getattr(main, _ATTRIBUTE, None)
+        if imports is None:
+            if self._ended:
+                self._note_ends()
+            imports = Imports()
+            setattr(main, _ATTRIBUTE, imports)
+            self._retirement.begin(imports)
+            main.register_cleanup(self._at_end, imports)
+        return imports
+
+    def _end(self, imports: Imports) -> None:
+        self._retirement.end(imports)
+        # mod_python gives up its filter objects as the request's pool goes, without the interpreter's lock; if no one
+        # else has a reference, that frees them, and from Python 3.14 on (Debian sid) ends the child by a segmentation
+        # fault. The last may go right after this, so they are kept until this thread has ended another request.
+        self._filters[threading.get_ident()] = imports.filters
+        for fltr in imports.filters:
+            fltr.req = None  # which ends now
+
+    def _note_ends(self) -> None:
+        with contextlib.suppress(IndexError):  # another thread may take the last one
+            while True:
+                self._end(self._ended.pop())
