@@ -118,8 +118,8 @@ class PgBouncer:
             return False
         return True
 
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """Stop it at once (SIGTERM), or kill it."""
+    def stop(self, how: signal.Signals = signal.SIGQUIT) -> None:
+        """Stop it at once: from 1.23 on SIGTERM would wait for its clients."""
         if self._process is not None:
             stop_process(self._process, how, patience=DEADLINE)
             self._process = None
