@@ -25,7 +25,10 @@ if [ -z "${ENGINE_DIR-}" ]; then
     trap 'exit 130' INT
     trap 'exit 143' TERM
 fi
-sh docker/engine.sh sh docker/build.sh "$SUITE" web demo postgres test
+sh docker/engine.sh sh -euc '
+    sh docker/build.sh "$SUITE" web demo postgres test
+    sh docker/fleet/build.sh "$SUITE"
+'
 # Some tests mount file systems in namespaces of their own.
 sh docker/engine.sh --apart sh -euc '
     docker run --rm --init --network none --shm-size 256m --cap-add SYS_ADMIN \
