@@ -111,6 +111,7 @@ class Httpd:
         self.site = self.root / "site"
         self.error_log = self.root / "error.log"
         self.port = 0
+        self.crashes: list[str] = []  # of children, as the log tells them
         self._packages = packages
         self._env = dict(env or {})
         self._process: subprocess.Popen[bytes] | None = None
@@ -232,7 +233,7 @@ class Httpd:
         """Start and wait until it answers; another port where somebody took ours meanwhile."""
         for _ in range(10):
             self.port = free_port()
-            mark = self.log_mark()
+            mark = self._serving_since = self.log_mark()
             self._write_configuration()
             process = self._spawn()
             if self._wait_until_ready(process):
@@ -294,6 +295,7 @@ class Httpd:
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:
+            self._note_crashes()
             stop_process(self._process, how, patience=DEADLINE)
             self._process = None
 
@@ -307,19 +309,24 @@ class Httpd:
 
     def _renew(self, how: signal.Signals) -> None:
         old = set(self.children())
+        self._note_crashes()
         mark = self.log_mark()
         os.kill(self.pid, how)
         self.wait_for_log("resuming normal operations", since=mark)
         wait_until(lambda: not old & set(self.children()), what=f"old children {old} are gone")
         wait_until(lambda: self.children() and self._answers(), what="new children answer")
+        self._serving_since = self.log_mark()
 
     def close(self) -> None:
-        """Stop it if it runs, and remove its directory; note in `crashes` which of its children had crashed."""
+        """Stop it if it runs, and remove its directory."""
         try:
             self.stop()
         finally:
-            self.crashes = re.findall(r"child pid \d+ exit signal (?:Segm|Abort|Bus).*", self.log())
             remove_tree(self.root)
+
+    def _note_crashes(self) -> None:
+        """Which children have crashed as they served; not those at their end, which cuts threads inside mod_python."""
+        self.crashes += re.findall(r"child pid \d+ exit signal (?:Segm|Abort|Bus).*", self.log(self._serving_since))
 
     # -- requests ------------------------------------------------------------------------------------------------
 
