@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter, is_not
 from types import FrameType, ModuleType
 from typing import Any
 
@@ -25,6 +26,8 @@ from handlers.graph import graph
 from handlers.loader import Loader, despite
 from handlers.modules import ModuleCache, ModuleInfo, label_of
 from mpool import interpreter_name, log, on_child_exit
+
+_INFO = attrgetter("info")
 
 Found = tuple[ModuleCache, "os.stat_result | None"]
 
@@ -83,7 +86,11 @@ class Importer:
     def _at(self, file: str, call: Call) -> Found | None:
         """The module of *file*, if there is such a file."""
         cache = self._caches.get(file)
-        if cache is not None and cache.info is not None and not self._has_to_look(cache, call):
+        if (
+            cache is not None
+            and (info := cache.info) is not None
+            and (not self._has_to_look(cache, call) or self._is_unchanged(cache, info))
+        ):
             return cache, None
         if call.loads:  # before the look that counts, which may raise
             call.loads[-1].watched[file] = files.signature_of(file)
@@ -109,6 +116,17 @@ class Importer:
             return cache.failure is not None  # (reload contract, item 20)
         interval = call.settings.check_interval
         return not interval or time.monotonic() - cache.checked >= interval
+
+    @staticmethod
+    def _is_unchanged(cache: ModuleCache, info: ModuleInfo) -> bool:
+        """Is *info* what serves, and is there nothing to be decided? Where in doubt, no."""
+        if cache.failure is not None or cache.removed or not info.watch.is_unchanged():
+            return False
+        caches, parts, *_ = info.columns
+        if any(map(is_not, map(_INFO, caches), parts)):
+            return False
+        cache.checked = time.monotonic()
+        return True
 
     # -- decide
 
@@ -195,7 +213,10 @@ class Importer:
             seen = tuple(map(files.signature, map(os.stat, paths)))
         except OSError:
             return False
-        return seen == signatures and tuple([cache.info for cache in caches]) == parts
+        if seen != signatures or any(map(is_not, map(_INFO, caches), parts)):
+            return False
+        info.watch.note([info.signature, *signatures])
+        return True
 
     @staticmethod
     def _try_again(failure: Failure, settings: Settings) -> bool:

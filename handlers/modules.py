@@ -11,6 +11,7 @@ from typing import Any
 
 from handlers.failures import Failure
 from handlers.files import Signature
+from handlers.watch import Watch
 
 
 def label_of(file: str) -> str:
@@ -93,12 +94,17 @@ class ModuleInfo:
             self._closure = closure
         return closure
 
-    # These two are for an instance that serves, and final.
+    # These are for an instance that serves, and final.
 
     @cached_property
     def columns(self) -> tuple[tuple[Any, ...], ...]:
         """The closure by columns: caches, instances, files, signatures."""
         return tuple(zip(*self.closure, strict=True)) or ((), (), (), ())
+
+    @cached_property
+    def watch(self) -> Watch:
+        """Its file, and those of its closure."""
+        return Watch([self.file, *(part.file for _, part, _, _ in self.closure)])
 
     @cached_property
     def pins(self) -> dict[str, ModuleInfo]:

@@ -344,9 +344,7 @@ class Model:
     def fail(self, attempt: Attempt, error: type[BaseException], request: ModelRequest) -> None:
         """It fails, and with it whatever waits for its end and holds its unfinished module."""
         doomed = [
-            each
-            for each in self.under_way.values()
-            if each is attempt or (each.executed and attempt in each.circle())
+            each for each in self.under_way.values() if each is attempt or (each.executed and attempt in each.circle())
         ]
         for each in doomed:
             each.failed = True
