@@ -25,7 +25,7 @@ class Imports:
     What could not be loaded is not executed once more for it, either. (reload contract, items 23 and 24)
     """
 
-    __slots__ = ("failures", "filters", "infos", "outside")
+    __slots__ = ("__weakref__", "failures", "filters", "infos", "outside")
 
     def __init__(self) -> None:
         self.infos: Mapping[str, ModuleInfo] = {}  # by label; replaced, never changed
@@ -120,6 +120,11 @@ _calls: dict[int, Call] = {}  # by thread
 def current() -> Call | None:
     """The call that this thread is in; None outside of any dispatch."""
     return _calls.get(threading.get_ident())
+
+
+def in_dispatch() -> set[Imports]:
+    """The main requests that a handler or filter runs for at this moment, whatever the thread."""
+    return {call.imports for call in list(_calls.values())}
 
 
 class entered:

@@ -320,7 +320,7 @@ def _is_success(result: int, req: Any) -> bool:
 def filter_dispatch(callback: Any, fltr: Any) -> int | None:
     """One run of an input or output filter; it shares the modules and the connection of its request."""
     req = fltr.req
-    _underway.imports_of(leases.root(req)).filters.append(fltr)
+    _underway.keep(leases.root(req), fltr)
     fltr = Filter(fltr)
     config = req.get_config()
     committed = False
@@ -358,7 +358,7 @@ def connection_dispatch(callback: Any, conn: Any) -> int:
     config = server.get_config()
     handler = conn.hlist.handler
     imports = Imports()
-    _importer.retirement.begin(imports)
+    request = _importer.retirement.begin(imports)
     try:
         _set_python_path(config)
         call = Call(imports=imports, settings=_server_settings(server))
@@ -372,7 +372,7 @@ def connection_dispatch(callback: Any, conn: Any) -> int:
     except BaseException:
         return _reported(callback, config, srv=server, phase="ConnectionHandler", hname=handler)
     finally:
-        _importer.retirement.end(imports)
+        _importer.retirement.end(request)
 
 
 def import_dispatch(callback: Any, name: str) -> None:
@@ -390,7 +390,7 @@ def _include_dispatch(original: Callable[..., Any]) -> Callable[..., Any]:
     def include_dispatch(callback: Any, fltr: Any, tag: str, code: str) -> Any:
         """Python in a server-side include: its imports are relative to the including file. (item 47)"""
         req = fltr.req
-        _underway.imports_of(leases.root(req)).filters.append(fltr)
+        _underway.keep(leases.root(req), fltr)
         if not hasattr(req, "ssi_globals"):
             req.ssi_globals = {}
         req.ssi_globals["__mp_info__"] = ModuleInfo(ModuleCache(req.filename))

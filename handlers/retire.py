@@ -13,6 +13,7 @@ import functools
 import gc
 import sys
 import threading
+import time
 import typing
 import weakref
 from collections import deque
@@ -22,13 +23,16 @@ from types import CellType, FrameType, FunctionType, MethodType
 from typing import Any
 
 from handlers import hooks
-from handlers.context import Imports
+from handlers.context import Imports, in_dispatch
 from handlers.modules import ModuleInfo
-from mpool import describe, is_connection, is_cursor, is_pool, is_registered, log, run_later, run_soon
+from mpool import describe, is_connection, is_cursor, is_pool, is_registered, log, run_later
 
 PURGE_TIMEOUT = 5.0  # seconds for one __mp_purge__
 EXIT_TIMEOUT = 1.0  # and at the end of the child, which waits 5 s for everything
 SECOND_LOOK = 1.0  # seconds until what is still open is looked at again
+
+POLL = 0.05  # seconds between two looks at the requests that a retired instance waits for; more, the longer it has
+PATIENCE = 60.0  # seconds for a request that no handler runs for any more: a page may have kept its object
 
 _Left = list[tuple[str, list[tuple[str, "weakref.ref[Any]"]]]]  # (instance, [(where and what, the object)])
 
@@ -37,63 +41,82 @@ _CONTAINERS = (dict, list, tuple, set, frozenset, deque, MethodType, CellType, f
 _WRAPPERS = (staticmethod, classmethod, property)
 
 
+_Request = weakref.ref[Imports]
+
+
 @dataclass(eq=False)
 class Retired:
     """An instance that serves no new request."""
 
     info: ModuleInfo
     handed_over: bool
-    waiting: set[Imports] = field(default_factory=set)  # requests that began before the retirement
+    waiting: set[_Request] = field(default_factory=set)  # requests that began before the retirement
+    since: float = field(default_factory=time.monotonic)
 
 
 class Retirement:
-    """The retired instances of this interpreter, until they have drained."""
+    """The retired instances of this interpreter, until they have drained.
+
+    A main request is under way as long as what it has imported lives: that hangs on its object, which mod_python drops
+    when the request's pool is cleaned up. A cleanup of ours would be told so, too, but each costs a request that has to
+    have the interpreter's lock once more; so whoever waits for requests looks, and the others do nothing.
+    """
 
     def __init__(
         self,
         serving: Callable[[], Iterable[ModuleInfo]],
-        soon: Callable[[Callable[[], None]], None] = run_soon,
+        later: Callable[[float, Callable[[], None]], None] = run_later,
     ) -> None:
         self._serving = serving
-        self._soon = soon
-        self._active: dict[Imports, None] = {}
-        self._lock = threading.Lock()  # guards _retired and each waiting set; held for bookkeeping only
+        self._later = later
+        # Added to and discarded from by single operations, in C: without a lock, since it is on the path of every
+        # request, and whatever thread and interpreter mod_python frees the request in.
+        self._active: set[_Request] = set()
+        self._lock = threading.Lock()  # guards what follows and each waiting set; held for bookkeeping only
         self._retired: list[Retired] = []
+        self._is_polling = False
 
-    def begin(self, imports: Imports) -> None:
+    def begin(self, imports: Imports) -> _Request:
         """A main request begins."""
-        self._active[imports] = None  # one dict operation: no lock on the path of every request
+        request = weakref.ref(imports, self._active.discard)
+        self._active.add(request)
+        return request
 
-    def end(self, imports: Imports) -> None:
-        """A main request has ended."""
-        self._active.pop(imports, None)
-        if self._retired:
-            with self._lock:
-                awaited = [retired for retired in self._retired if imports in retired.waiting]
-                for retired in awaited:
-                    retired.waiting.discard(imports)
-            if awaited:
-                self._soon(self.step)
+    @property
+    def end(self) -> Callable[[_Request], None]:
+        """Called with what ``begin`` gave: the request has ended, though what it has imported may live on."""
+        return self._active.discard
 
     def retire(self, info: ModuleInfo, *, handed_over: bool) -> None:
         """*info* serves no new request: purge it (unless it *handed over*) and let go of it when it has drained."""
         with self._lock:
-            # A request that ends between the copy and the append is not missed: it is not in _active any more, or its
-            # end() waits for this lock.
-            retired = Retired(info, handed_over)
-            self._retired.append(retired)
-            retired.waiting.update(list(self._active))
-        self._soon(self.step)
+            self._retired.append(Retired(info, handed_over, self._active.copy()))
+        self._later(0.0, self.step)
+
+    def _poll(self) -> None:
+        with self._lock:
+            self._is_polling = False
+        self.step()
 
     def step(self) -> None:
         """Purge and let go of what has drained. Runs in the housekeeper's thread."""
         serving = list(self._serving())
+        now = time.monotonic()
         with self._lock:
+            for retired in self._retired:
+                retired.waiting &= self._active
+                if now - retired.since > PATIENCE:
+                    running = in_dispatch()
+                    retired.waiting = {request for request in retired.waiting if request() in running}
             # An instance lives on in what was built on it, too: in a module whose own reload has failed, say.
             users = [*serving, *(retired.info for retired in self._retired if retired.waiting)]
             used = {id(part) for info in users for _, part, _, _ in info.closure}
             drained = [r for r in self._retired if not r.waiting and id(r.info) not in used]
             self._retired = [r for r in self._retired if r.waiting or id(r.info) in used]
+            ages = [now - retired.since for retired in self._retired if retired.waiting]
+            is_polling, self._is_polling = self._is_polling, self._is_polling or bool(ages)
+        if ages and not is_polling:
+            self._later(min(SECOND_LOOK, max(POLL, min(ages) / 10)), self._poll)
         drained.sort(key=lambda retired: -retired.info.generation)  # what was built on others goes before them
         for retired in drained:
             if not retired.handed_over:

@@ -1,7 +1,7 @@
 """What one main request has imported, and its end.
 
-It counts as under way from its first dispatch until its pool is cleaned up: what it uses of an old instance is not let
-go before (see ``handlers.retire``).
+It counts as under way from its first dispatch until mod_python drops its object, when its pool is cleaned up: what it
+uses of an old instance is not let go before (see ``handlers.retire``).
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from mpool import interpreter_name
 # PythonInterpPerDirectory mod_python loses sight of those that it has made.
 _ATTRIBUTE = f"_mp_imports_{id(sys.modules)}"
 
+# What mod_python drops with a request is freed later then, or never (see ``mpool.stack``): a cleanup says when it ends.
+_FREES_LATE = sys.version_info >= (3, 14)
+
 
 def imports_so_far(main: Any) -> Imports:
     """What the main request has imported, in this interpreter."""
@@ -31,7 +34,7 @@ class Underway:
     def __init__(self, retirement: Retirement) -> None:
         self._retirement = retirement
         self._filters: dict[int, list[Any]] = {}  # by thread: those of the request that ended there last
-        self._ended: list[Imports] = []  # to be noted when the next request begins
+        self._ended: list[Imports] = []  # requests with filters, to be noted when the next request begins
         # The cleanups of an interpreter that is named by a directory run in any of that name: there code of ours would
         # look up what is ours, and on Debian sid, from Python 3.12 on, find the other's. A list's method does not.
         self._at_end = self._ended.append if interpreter_name().startswith("/") else self._end
@@ -44,12 +47,19 @@ class Underway:
                 self._note_ends()
             imports = Imports()
             setattr(main, _ATTRIBUTE, imports)
-            self._retirement.begin(imports)
-            main.register_cleanup(self._at_end, imports)
+            request = self._retirement.begin(imports)
+            if _FREES_LATE:
+                main.register_cleanup(self._retirement.end, request)
         return imports
 
+    def keep(self, main: Any, fltr: Any) -> None:
+        """Keep the filter object until the main request, and the next one on its thread, have ended."""
+        imports = self.imports_of(main)
+        if not imports.filters:
+            main.register_cleanup(self._at_end, imports)
+        imports.filters.append(fltr)
+
     def _end(self, imports: Imports) -> None:
-        self._retirement.end(imports)
         # mod_python gives up its filter objects as the request's pool goes, without the interpreter's lock; if no one
         # else has a reference, that frees them, and from Python 3.14 on (Debian sid) ends the child by a segmentation
         # fault. The last may go right after this, so they are kept until this thread has ended another request.

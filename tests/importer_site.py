@@ -23,7 +23,7 @@ class Site:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.importer = Importer()
-        self.importer.retirement._soon = lambda step: None  # tests call step() themselves
+        self.importer.retirement._later = lambda delay, step: None  # tests call step() themselves
 
     def write(self, name: str, text: str) -> Path:
         path = self.root / name
@@ -55,11 +55,11 @@ class Request:
         self.call = Call(settings=settings, handler_root=str(site.root))
 
     def __enter__(self) -> Request:
-        self.site.importer.retirement.begin(self.call.imports)
+        self._begun = self.site.importer.retirement.begin(self.call.imports)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.site.importer.retirement.end(self.call.imports)
+        self.site.importer.retirement.end(self._begun)
 
     def load(self, name: str = "page", path: list[str] | None = None):
         with entered(self.call):

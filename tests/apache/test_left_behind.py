@@ -207,3 +207,13 @@ def test_purge_runs_once_at_the_end_of_a_child(serve, backends) -> None:
     assert server.get("/page").status == 200
     server.stop()
     assert server.log().count("purged ") == 1
+
+
+def test_a_page_that_keeps_its_request_holds_its_old_instance_for_a_while_only(serve, backends) -> None:
+    keeping = "def index(req):\n    global kept\n    kept = req\n"
+    server = serve(page("a module name", 0).replace("def index(req):\n", keeping))
+    server.get("/page")
+    (old,) = backends()
+    server.edit("page.py", "from handlers import retire\nretire.PATIENCE = 0.2\n" + page("a module name", 1))
+    assert server.get("/page").text.split()[0] == "1"
+    wait_until(lambda: old not in backends(), what="it is closed")

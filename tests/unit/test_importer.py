@@ -520,7 +520,7 @@ def test_nobody_outside_a_cycle_sees_an_unfinished_module(site: Site) -> None:
 
 
 def test_let_go_runs_in_no_request(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    site.importer.retirement._soon = retire.run_soon
+    site.importer.retirement._later = retire.run_later
     ended = threading.Event()
     monkeypatch.setattr(retire, "let_go", lambda infos, serving=(): ended.set() if infos else None)
     site.write("page.py", "x = 1")

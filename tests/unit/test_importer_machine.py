@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from handlers import failures, files, importer, loader
-from handlers.context import Call, Settings, entered
+from handlers.context import Call, Imports, Settings, entered
 from handlers.importer import Importer, statement
 from handlers.modules import ModuleInfo, label_of
 
@@ -419,6 +419,7 @@ class Clock:
 class OpenRequest:
     call: Call
     model: ModelRequest
+    begun: weakref.ref[Imports]
 
 
 def sources(names: tuple[str, ...] = NAMES) -> st.SearchStrategy[Source]:
@@ -447,7 +448,7 @@ class ImporterMachine(RuleBasedStateMachine):
         self.clock = Clock()
         loader.time = failures.time = importer.time = self.clock  # type: ignore[assignment]
         self.importer = importer._importer = Importer()
-        self.importer.retirement._soon = lambda step: None  # the housekeeper is a rule
+        self.importer.retirement._later = lambda delay, step: None  # the housekeeper is a rule
         self.open: list[OpenRequest] = []
         self.real: dict[Instance, weakref.ref[ModuleInfo]] = {}  # what corresponds to what
         self.runs = 0  # how many have been compared
@@ -515,15 +516,14 @@ class ImporterMachine(RuleBasedStateMachine):
 
     def begin(self, keep_last_good: bool = True) -> OpenRequest:
         call = Call(settings=Settings(keep_last_good=keep_last_good), handler_root=str(self.root))
-        request = OpenRequest(call, ModelRequest(keep_last_good))
-        self.importer.retirement.begin(call.imports)
+        request = OpenRequest(call, ModelRequest(keep_last_good), self.importer.retirement.begin(call.imports))
         self.model.requests.add(request.model)
         self.open.append(request)
         return request
 
     def end(self, request: OpenRequest) -> None:
         self.open.remove(request)
-        self.importer.retirement.end(request.call.imports)
+        self.importer.retirement.end(request.begun)
         self.model.requests.discard(request.model)
         for retired in self.model.retired:
             retired.waiting.discard(request.model)
