@@ -11,7 +11,8 @@ import ast
 import functools
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
 from handlers.failures import Failure
@@ -47,6 +48,9 @@ class Settings:
     @property
     def serve_last_good(self) -> bool:
         return self.keep_last_good and not self.debug
+
+
+DEFAULTS = Settings()
 
 
 def settings(config: Mapping[str, str], options: Mapping[str, str]) -> Settings:
@@ -101,17 +105,30 @@ def search_path(text: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-@dataclass(slots=True, kw_only=True)
 class Call:
     """One dispatch (phase, filter, connection handler), or one import outside of any."""
 
-    imports: Imports = field(default_factory=Imports)
-    settings: Settings = Settings()
     log: bool | None = None  # note what is imported; None: where PythonDebug is On
-    req: Any = None
-    handler_root: str | None = None  # what ``~`` stands for
     loads: tuple[Load, ...] = ()  # those that this call executes, the innermost last
     checking: frozenset[str] = frozenset()  # labels whose children are being checked
+
+    def __init__(
+        self,
+        imports: Imports | None = None,
+        settings: Settings = DEFAULTS,
+        req: Any = None,
+        handler_root: str | None = None,
+    ) -> None:
+        self.imports = Imports() if imports is None else imports
+        self.settings = settings
+        self.req = req
+        self.handler_root = handler_root  # what ``~`` stands for
+
+    def but(self, **changes: Any) -> Call:
+        """A copy with other attributes."""
+        other = copy(self)
+        vars(other).update(changes)
+        return other
 
 
 _calls: dict[int, Call] = {}  # by thread

@@ -116,10 +116,10 @@ def get_handler_root() -> str | None:
 def _call(main: Any, req: Any, config: Any, directory: str | None) -> Call:
     """The context of one dispatch of *req*, which belongs to *main*."""
     return Call(
-        imports=_underway.imports_of(main),
-        settings=settings(config, req.get_options()),
-        req=req,
-        handler_root=directory or req.document_root(),
+        _underway.imports_of(main),
+        settings(config, req.get_options()),
+        req,
+        directory or req.document_root(),
     )
 
 
@@ -197,6 +197,7 @@ def _module(name: str, call: Call, directory: str | None) -> Any:
     return module
 
 
+@functools.lru_cache(maxsize=256)
 def _split(handler: str, default: str) -> tuple[str, str]:
     name, separator, attribute = handler.partition("::")
     return name, attribute if separator else default

@@ -86,11 +86,7 @@ class Importer:
     def _at(self, file: str, call: Call) -> Found | None:
         """The module of *file*, if there is such a file."""
         cache = self._caches.get(file)
-        if (
-            cache is not None
-            and (info := cache.info) is not None
-            and (not self._has_to_look(cache, call) or self._is_unchanged(cache, info))
-        ):
+        if cache is not None and cache.info is not None and self._may_serve(cache, cache.info, call):
             return cache, None
         if call.loads:  # before the look that counts, which may raise
             call.loads[-1].watched[file] = files.signature_of(file)
@@ -109,23 +105,22 @@ class Importer:
             self.loader.retire_removed()
         return None
 
-    def _has_to_look(self, cache: ModuleCache, call: Call) -> bool:
+    def _may_serve(self, cache: ModuleCache, info: ModuleInfo, call: Call) -> bool:
+        """May *info* serve without a closer look: none is due, or nothing has changed? Where in doubt, no."""
         if cache.label in call.imports.infos:
-            return False
-        if self._frozen or not call.settings.autoreload:
-            return cache.failure is not None  # (reload contract, item 20)
-        interval = call.settings.check_interval
-        return not interval or time.monotonic() - cache.checked >= interval
-
-    @staticmethod
-    def _is_unchanged(cache: ModuleCache, info: ModuleInfo) -> bool:
-        """Is *info* what serves, and is there nothing to be decided? Where in doubt, no."""
+            return True
+        settings = call.settings
+        if self._frozen or not settings.autoreload:
+            return cache.failure is None  # (reload contract, item 20)
+        now = time.monotonic()
+        if settings.check_interval and now - cache.checked < settings.check_interval:
+            return True
         if cache.failure is not None or cache.removed or not info.watch.is_unchanged():
             return False
         caches, parts, *_ = info.columns
         if any(map(is_not, map(_INFO, caches), parts)):
             return False
-        cache.checked = time.monotonic()
+        cache.checked = now
         return True
 
     # -- decide
@@ -299,9 +294,9 @@ def import_module(
     if info.__class__ is not ModuleInfo:
         info = call.loads[-1].info if call.loads else None
     if log is not None:
-        call = replace(call, log=log)
+        call = call.but(log=log)
     if autoreload is not None:
-        call = replace(call, settings=replace(call.settings, autoreload=bool(autoreload)))
+        call = call.but(settings=replace(call.settings, autoreload=bool(autoreload)))
     with entered(call):
         found = _importer.find(name, call, info, path or ())
         if found is None:

@@ -62,17 +62,36 @@ def _call(req: Any, module: ModuleType, target: Target) -> Any:
     return call(*args, **kwargs)
 
 
-def _without_suffix(req: Any, name: str) -> str:
-    """*name* without `.py`, an extension of AddHandler, or the one that was asked for."""
-    return _suffixes(req.get_addhandler_exts(), req.extension).sub("", name)
-
-
 @functools.lru_cache(maxsize=64)
 def _suffixes(of_handler: str, extension: str | None) -> re.Pattern[str]:
+    """Matches `.py`, an extension of AddHandler, or the one that was asked for, at the end of a name."""
     names = ["py", *of_handler.split()]
     if extension:
         names.append(extension[1:])
     return re.compile("(?:" + "|".join(re.escape("." + name) for name in names) + ")$")
+
+
+#: A file in which a page may be, as the operating system takes it and as mod_python does; and the path inside it.
+_Place = tuple[str, str, str]
+
+
+@functools.lru_cache(maxsize=1024)
+def _places(filename: str, path_info: str | None, suffixes: re.Pattern[str] | None) -> tuple[_Place, ...]:
+    """Where to look for the page that a request is for, in this order."""
+    directory, _, name = filename.rpartition("/")
+    if suffixes is not None:
+        name = suffixes.sub("", name)
+    name = name or "index"
+    inside = path_info[1:].removesuffix("/").replace("/", ".") if path_info else ""
+    candidates = [(name, inside or "index"), ("index", f"{name}.{inside}" if inside else name)]
+    places = []
+    for module, path in candidates:
+        if not module.startswith(("_", ".")) and "\0" not in module:
+            file = os.path.normpath(f"{directory}/{module}.py").encode("utf-8")
+            # mod_python reads names as UTF-8, and takes a text as ISO-8859-1; under LANG=C Python's own calls take
+            # ASCII and escaped bytes only.
+            places.append((os.fsdecode(file), file.decode("latin-1"), path))
+    return tuple(places)
 
 
 def locate(req: Any) -> tuple[ModuleType, str]:
@@ -83,52 +102,32 @@ def locate(req: Any) -> tuple[ModuleType, str]:
     no such module.
     """
     try:
-        directory, _, name = req.filename.rpartition("/")
-        path_info = req.path_info
-        if "." in name:
-            name = _without_suffix(req, name)
-    except UnicodeDecodeError:
+        filename, suffixes = req.filename, None
+        if filename.rfind(".") > filename.rfind("/"):
+            suffixes = _suffixes(req.get_addhandler_exts(), req.extension)
+        places = _places(filename, req.path_info, suffixes)
+    except UnicodeError:
         raise HttpError(404, reason="the path is not UTF-8") from None
-    name = name or "index"
-    inside = path_info[1:].removesuffix("/").replace("/", ".") if path_info else ""
-    module = _page(req, directory, name)
-    if module is None:
-        inside = f"{name}.{inside}" if inside else name
-        module = _page(req, directory, "index")
-        if module is None:
-            raise HttpError(404, reason="there is no such page")
-    return module, inside or "index"
+    for file, name, inside in places:
+        module = _page(req, file)
+        if module is not None:
+            req.filename = name
+            return module, inside
+    raise HttpError(404, reason="there is no such page")
 
 
-@functools.lru_cache(maxsize=1024)
-def _filename(directory: str, name: str) -> tuple[str, str]:
-    """The file of a page, as mod_python writes it and as the operating system takes it.
-
-    mod_python reads names as UTF-8; under LANG=C Python's own calls take ASCII and escaped bytes only.
-    """
-    filename = os.path.normpath(f"{directory}/{name}.py")
-    return filename, os.fsdecode(filename.encode("utf-8"))
-
-
-def _page(req: Any, directory: str, name: str) -> ModuleType | None:
-    """The module `name.py` of *directory*; None where there is none that is public. Its load error is raised."""
-    if name.startswith(("_", ".")) or "\0" in name:
-        return None
-    filename, path = _filename(directory, name)
+def _page(req: Any, file: str) -> ModuleType | None:
+    """The module of *file*; None where there is none. Its load error is raised."""
     try:
         try:
-            module = page_module(req, path)
+            return page_module(req, file)
         except FileNotFoundError as error:
-            if error.filename != path:
+            if error.filename != file:
                 raise  # it is the page's own code that misses a file
-            if not os.path.exists(path):
-                return None
-            module = page_module(req, path)  # it was being replaced, by removing it first
+            # It may be being replaced, by removing it first.
+            return page_module(req, file) if os.path.exists(file) else None
     except OSError as error:
-        if error.filename == path:
+        if error.filename == file:
             log_error(req, f"{path_of(req)}: {error}", "info")
             return None  # a name too long, or not a directory
         raise
-    # mod_python takes a text as ISO-8859-1 here, though it gives it as UTF-8.
-    req.filename = filename if filename.isascii() else filename.encode("utf-8").decode("latin-1")
-    return module

@@ -111,13 +111,15 @@ def _has_text(value: Any) -> bool:
 
 
 def _ends_html(text: str) -> bool:
+    if text.endswith(("</html>", "</html>\n")):
+        return True
     last = text.rfind("<", -100)
     return last >= 0 and _END_OF_HTML.fullmatch(text, last) is not None
 
 
 def _text(text: str, declared: str | None, is_html: bool) -> Rendered:
     if declared is None and text.isascii():
-        return Rendered(text.encode(), content_type=_HTML if is_html else _PLAIN)
+        return Rendered(text.encode(), None, _HTML if is_html else _PLAIN)
     content_type, charset = _with_charset(declared, "text/html" if is_html else "text/plain")
     return Rendered(_encode(text, charset, content_type), content_type=content_type)
 

@@ -776,11 +776,11 @@ def test_a_page_that_is_removed_while_it_is_looked_for_is_404_and_one_that_is_ba
         return types.ModuleType("page")
 
     monkeypatch.setattr(publisher, "page_module", page_module)
-    assert publisher._page(req, str(tmp_path), "page") is None
+    assert publisher._page(req, str(path)) is None
     loads.clear()
     path.touch()
-    assert publisher._page(req, str(tmp_path), "page") is not None
+    assert publisher._page(req, str(path)) is not None
     missing.filename = "/no/such/data"
     loads.clear()
     with pytest.raises(FileNotFoundError, match="/no/such/data"):
-        publisher._page(req, str(tmp_path), "page")
+        publisher._page(req, str(path))
