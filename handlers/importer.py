@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import math
 import os
 import sys
 import time
@@ -115,7 +116,8 @@ class Importer:
         now = time.monotonic()
         if settings.check_interval and now - cache.checked < settings.check_interval:
             return True
-        if cache.failure is not None or cache.removed or not info.watch.is_unchanged():
+        since = math.inf if call.req is None else call.req.request_time
+        if cache.failure is not None or cache.removed or not info.watch.is_unchanged(since):
             return False
         caches, parts, *_ = info.columns
         if any(map(is_not, map(_INFO, caches), parts)):

@@ -4,18 +4,24 @@
 request that has to have it back waits its turn: that costs many times the call itself. ``statx`` through ctypes keeps
 it. Only for files on a disk of this machine, where the kernel answers from memory: a file server that does not answer
 must hold up those who ask for its files, and not the whole child.
+
+Who comes while somebody else looks need not look again: what had changed before the request came has been seen.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
 import os
+import time
 from collections.abc import Sequence
 from functools import partial
 from struct import Struct
 from typing import Any
 
-from handlers.files import Signature
+from handlers.files import QUIET, Signature
+
+MOMENT = QUIET / 2  # seconds; a file's times lag behind the clock by up to 10 ms
 
 # statx(2): struct statx is the same on every architecture.
 _AT_FDCWD, _STATX_BASIC_STATS, _SIZE = -100, 0x7FF, 256
@@ -41,6 +47,7 @@ class Watch:
         # Shared by all threads: whatever another one writes into it is what these files are at a later moment.
         self._found = ctypes.create_string_buffer(_SIZE * len(files))
         self._seen: bytes | None = None
+        self._looked = 0.0  # when the last look began that found nothing changed
         self._is_possible = _statx is not None
         if self._is_possible:
             first = ctypes.addressof(self._found)
@@ -61,16 +68,26 @@ class Watch:
         elif not failed and [_signature(*values) for *values, _ in fields] == list(signatures):
             self._seen = found
 
-    def is_unchanged(self) -> bool:
-        """Is nothing at all different, for all files? False also where that cannot be told: then look closer."""
+    def is_unchanged(self, since: float = math.inf) -> bool:
+        """Is nothing at all different, for all files? False also where that cannot be told: then look closer.
+
+        A look by another thread will do if it began after *since*, in seconds since the epoch, and a moment ago: what
+        was written after it is not complete yet (see ``handlers.files``).
+        """
         seen = self._seen
         if seen is None:
             return False
+        now = time.time()
+        if since <= self._looked <= now < self._looked + MOMENT:
+            return True
         for look in self._looks:
             if look():
                 return False
         # Something else than the signature may differ: when the file was last read.
-        return bool(self._found.raw == seen)
+        if self._found.raw != seen:
+            return False
+        self._looked = now
+        return True
 
 
 def _signature(inode: int, size: int, ctime: int, ctime_ns: int, mtime: int, mtime_ns: int) -> Signature:

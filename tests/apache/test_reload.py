@@ -176,3 +176,15 @@ def test_a_broken_edit_under_load_is_never_served(broken: str, httpd, postgres) 
     entries = [line for line in server.log(mark).splitlines() if re.search(r"page\.py.* failed", line)]
     assert len(entries) == 1, entries
     assert re.search(r"SyntaxError|ZeroDivisionError|OSError: .* \\\\udce4", entries[0])
+
+
+def test_a_page_that_was_removed_is_gone_for_the_next_request_whoever_else_has_just_looked(httpd) -> None:
+    server = httpd(site={"page.py": "def index(req): return 'here'\n"})
+    page, away = server.site / "page.py", server.site / "page.away"
+    with server.load("/page", clients=4) as load:
+        for _ in range(10):
+            wait_until(lambda: server.get("/page").status == 200)
+            page.rename(away)
+            assert server.get("/page").status == 404
+            away.rename(page)
+    assert load.statuses() == {200, 404} and not load.errors

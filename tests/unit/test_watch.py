@@ -126,3 +126,35 @@ def test_a_c_library_without_statx_leaves_all_to_os_stat(directory, monkeypatch)
     monkeypatch.setattr(watch, "_statx", None)
     assert watch._statx_of(object()) is None
     assert not noted(written(directory)).is_unchanged()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """What `watch` takes for the time; a test sets it."""
+    times = [1_000_000.0]
+    monkeypatch.setattr(watch.time, "time", lambda: times[0])
+    return times
+
+
+def test_a_look_of_another_thread_will_do_where_it_began_after_the_request_had_come(directory, clock):
+    (path,) = written(directory, 1)
+    watched = noted([path])
+    came = clock[0]
+    clock[0] += watch.MOMENT / 4
+    assert watched.is_unchanged(since=came)
+    _write(path)
+    clock[0] += watch.MOMENT / 4
+    assert watched.is_unchanged(since=came), "the other request's look has been asked for"
+    assert not watched.is_unchanged(since=clock[0]), "the request came after the last look"
+    assert not watched.is_unchanged(), "nobody says when it came"
+
+
+@pytest.mark.parametrize("later", [watch.MOMENT, -watch.MOMENT], ids=["too long ago", "the clock was set back"])
+def test_a_look_of_another_thread_will_not_do(directory, clock, later):
+    (path,) = written(directory, 1)
+    watched = noted([path])
+    came = clock[0] - 1
+    assert watched.is_unchanged(since=came)
+    _write(path)
+    clock[0] += later
+    assert not watched.is_unchanged(since=came)
