@@ -191,10 +191,13 @@ def _module(name: str, call: Call, directory: str | None) -> Any:
         if found is not None:
             return _importer.obtain(found, call, None).module
     module = sys.modules.get(name)
-    # Another thread may be in the middle of its import: then the import statement waits.
-    if module is None or getattr(module.__spec__, "_initializing", True):
-        return __import__(name, {}, {}, ["*"])
+    if module is None or module is not _imported.get(name):
+        # Another thread may be in the middle of its import: then the import statement waits.
+        module = _imported[name] = __import__(name, {}, {}, ["*"])
     return module
+
+
+_imported: dict[str, Any] = {}  # the handlers' modules that are Python's, when their import was complete
 
 
 @functools.lru_cache(maxsize=256)
@@ -215,11 +218,12 @@ def _set_python_path(config: Any) -> None:
             sys.path[:] = path
 
 
+_may_debug = apache.exists_config_define("ONE_PROCESS")
+
+
 def _runner(config: Any) -> Callable[[Any, Any], Any]:
     """How to call a handler: under pdb, where it is enabled and httpd was started with -DONE_PROCESS."""
-    if config.get("PythonEnablePdb") == "1" and apache.exists_config_define("ONE_PROCESS"):
-        return _run_in_pdb
-    return _run
+    return _run_in_pdb if _may_debug and config.get("PythonEnablePdb") == "1" else _run
 
 
 def _run(handler: Any, argument: Any) -> Any:
@@ -257,8 +261,9 @@ def handler_dispatch(callback: Any, req: Any) -> int:
         call = _call(main, req, config, directory)
         run = _runner(config)
         with entered(call):
-            while hlist.handler is not None:
-                handler = _handler(hlist, default, call, directory, req)
+            name = hlist.handler
+            while name is not None:
+                handler = _handler(name, default, call, directory, hlist.silent)
                 if handler is not None:
                     result = _answer(run, handler, req)
                     if result not in expected:
@@ -267,7 +272,8 @@ def handler_dispatch(callback: Any, req: Any) -> int:
                     # A silent handler that is missing declines, where it is the first and only one.
                     result = apache.DECLINED
                 hlist.next()
-                if hlist.handler is not None:
+                name = hlist.handler
+                if name is not None:
                     directory = _directory(hlist) or directory
         committed = True
     except BaseException:
@@ -278,14 +284,14 @@ def handler_dispatch(callback: Any, req: Any) -> int:
     return result
 
 
-def _handler(hlist: Any, default: str, call: Call, directory: str | None, req: Any) -> Any:
+def _handler(name: str, default: str, call: Call, directory: str | None, silent: bool) -> Any:
     """The object to call; None where a silent one does not exist."""
-    name, attribute = _split(hlist.handler, default)
+    name, attribute = _split(name, default)
     module = _module(name, call, directory)
     if "." in attribute:
-        return apache.resolve_object(module, attribute, req, silent=hlist.silent)
+        return apache.resolve_object(module, attribute, call.req, silent=silent)
     found = vars(module).get(attribute)
-    if found is None and not hlist.silent:
+    if found is None and not silent:
         raise AttributeError(f"module {module.__file__!r} contains no {attribute!r}")
     return found
 
