@@ -13,6 +13,7 @@ import threading
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from handlers.failures import Failure
@@ -26,13 +27,15 @@ class Imports:
     What could not be loaded is not executed once more for it, either. (reload contract, items 23 and 24)
     """
 
-    __slots__ = ("__weakref__", "failures", "filters", "infos", "outside")
+    # Replaced, never changed: most requests put something into the first only.
+    infos: Mapping[str, ModuleInfo] = MappingProxyType({})  # by label
+    failures: Mapping[str, Failure] = MappingProxyType({})  # by label
+    outside: frozenset[tuple[str, str]] = frozenset()  # (directory, name): found there is none, a standard import
+    filters: tuple[Any, ...] = ()  # mod_python's objects of the filters that have run for it
 
-    def __init__(self) -> None:
-        self.infos: Mapping[str, ModuleInfo] = {}  # by label; replaced, never changed
-        self.failures: dict[str, Failure] = {}  # by label
-        self.outside: set[tuple[str, str]] = set()  # (directory, name): found there is none, a standard import
-        self.filters: list[Any] = []  # mod_python's objects of the filters that have run for it
+    def failed(self, label: str, failure: Failure) -> None:
+        """The module *label* could not be loaded for this request."""
+        self.failures = {**self.failures, label: failure}
 
 
 @dataclass(frozen=True, kw_only=True)

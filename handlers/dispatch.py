@@ -221,12 +221,10 @@ def _set_python_path(config: Any) -> None:
 _may_debug = apache.exists_config_define("ONE_PROCESS")
 
 
-def _runner(config: Any) -> Callable[[Any, Any], Any]:
-    """How to call a handler: under pdb, where it is enabled and httpd was started with -DONE_PROCESS."""
-    return _run_in_pdb if _may_debug and config.get("PythonEnablePdb") == "1" else _run
-
-
-def _run(handler: Any, argument: Any) -> Any:
+def _run(handler: Any, argument: Any, config: Any) -> Any:
+    """Call a handler: under pdb, where it is enabled and httpd was started with -DONE_PROCESS."""
+    if _may_debug and config.get("PythonEnablePdb") == "1":
+        return _run_in_pdb(handler, argument)
     return handler(argument)
 
 
@@ -259,13 +257,12 @@ def handler_dispatch(callback: Any, req: Any) -> int:
         expected = apache._status_values[default]
         _set_python_path(config)
         call = _call(main, req, config, directory)
-        run = _runner(config)
         with entered(call):
             name = hlist.handler
             while name is not None:
                 handler = _handler(name, default, call, directory, hlist.silent)
                 if handler is not None:
-                    result = _answer(run, handler, req)
+                    result = _answer(handler, req, config)
                     if result not in expected:
                         break
                 elif result == apache.HTTP_INTERNAL_SERVER_ERROR:
@@ -296,9 +293,9 @@ def _handler(name: str, default: str, call: Call, directory: str | None, silent:
     return found
 
 
-def _answer(run: Callable[[Any, Any], Any], handler: Any, req: Any) -> int:
+def _answer(handler: Any, req: Any, config: Any) -> int:
     try:
-        result = run(handler, req)
+        result = _run(handler, req, config)
     except apache.SERVER_RETURN as value:
         result = _server_return(value, req)
     if result.__class__ is not int:
@@ -340,7 +337,7 @@ def filter_dispatch(callback: Any, fltr: Any) -> int | None:
             name, attribute = _split(fltr.handler, "inputfilter" if fltr.is_input else "outputfilter")
             module = _module(name, call, directory)
             handler = apache.resolve_object(module, attribute, fltr, silent=0)
-            _runner(config)(handler, fltr)
+            _run(handler, fltr, config)
             if not fltr.closed:
                 fltr.flush()  # without a FLUSH or EOS bucket the content is never written to the network
         committed = True
@@ -372,7 +369,7 @@ def connection_dispatch(callback: Any, conn: Any) -> int:
         with entered(call):
             name, attribute = _split(handler, "connectionhandler")
             module = _module(name, call, None)
-            result = _runner(config)(apache.resolve_object(module, attribute, conn, silent=0), conn)
+            result = _run(apache.resolve_object(module, attribute, conn, silent=0), conn, config)
         if result.__class__ is not int:
             raise AssertionError(f"ConnectionHandler {handler!r} returned invalid return code.")
         return int(result)

@@ -369,7 +369,7 @@ def _beside(name: str, info: ModuleInfo) -> ModuleType | None:
     with entered(call):
         found = _importer.find(name, call, info, ())
         if found is None:
-            call.imports.outside.add(key)
+            call.imports.outside |= {key}
             return None
         return _importer.obtain(found, call, info).module
 

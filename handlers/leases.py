@@ -27,13 +27,14 @@ _told_of_missing_install = False
 
 
 class RequestLeases:
-    """What one main request holds: how deep its dispatches nest, and its connections by pool name."""
+    """What one main request holds: how deep its dispatches nest, its connections by pool name, and its imports."""
 
-    __slots__ = ("connections", "depth")
+    __slots__ = ("connections", "depth", "imports")
 
     def __init__(self) -> None:
         self.depth = 0
         self.connections: dict[str, Any] = {}
+        self.imports: Any = None  # a `handlers.context.Imports`, where the importer is installed
 
     def __repr__(self) -> str:
         return f"<RequestLeases depth={self.depth} pools={sorted(self.connections)}>"
@@ -54,6 +55,15 @@ def _state(req: Any) -> RequestLeases | None:
     return state if state is not None else getattr(root(req), ATTRIBUTE, None)
 
 
+def held_by(main: Any) -> RequestLeases:
+    """What the main request *main* holds."""
+    leases: RequestLeases | None = getattr(main, ATTRIBUTE, None)
+    if leases is None:
+        leases = RequestLeases()
+        setattr(main, ATTRIBUTE, leases)
+    return leases
+
+
 def connection(req: Any, name: str = "default") -> Any:
     """The connection of pool *name* that this request has leased, leasing it now if it has none yet.
 
@@ -62,10 +72,7 @@ def connection(req: Any, name: str = "default") -> Any:
     Raises `mpool.PoolTimeout` or `mpool.TooManyRequests` when there is none to be had.
     """
     main = root(req)
-    leases: RequestLeases | None = getattr(main, ATTRIBUTE, None)
-    if leases is None:
-        leases = RequestLeases()
-        setattr(main, ATTRIBUTE, leases)
+    leases = held_by(main)
     leased = leases.connections.get(name)
     if leased is None:
         leased = get_connection(name, req=main)
@@ -90,10 +97,7 @@ def enter(req: Any) -> Any:
     main, leases = req, getattr(req, ATTRIBUTE, None)
     if leases is None:
         main = root(req)
-        leases = getattr(main, ATTRIBUTE, None)
-        if leases is None:
-            leases = RequestLeases()
-            setattr(main, ATTRIBUTE, leases)
+        leases = held_by(main)
     leases.depth += 1
     return main
 

@@ -199,7 +199,7 @@ class Loader:
         for each in failing:
             failure = each.failure
             if failure is not None:
-                call.imports.failures[each.info.label] = failure
+                call.imports.failed(each.info.label, failure)
             if each.old is not None and failure is not None and failure.failures == 1 and call.settings.serve_last_good:
                 log("err", f"Reloading module {each.info.file!r} failed, instance {each.old.instance} "
                            f"goes on serving: {hooks.summary(error)}")  # fmt: skip
@@ -228,7 +228,7 @@ def despite(cache: ModuleCache, failure: Failure, call: Call, error: BaseExcepti
         return info
     if call.loads:
         call.loads[-1].watched.update(failure.files)
-    call.imports.failures[cache.label] = failure
+    call.imports.failed(cache.label, failure)
     raise copy_of(error or failure.error)
 
 

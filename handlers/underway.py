@@ -11,13 +11,10 @@ import sys
 import threading
 from typing import Any
 
+from handlers import leases
 from handlers.context import Imports
 from handlers.retire import Retirement
 from mpool import interpreter_name
-
-# Another interpreter may serve other phases of the same request, and of one name there may be several: with
-# PythonInterpPerDirectory mod_python loses sight of those that it has made.
-_ATTRIBUTE = f"_mp_imports_{id(sys.modules)}"
 
 # What mod_python drops with a request is freed later then, or never (see ``mpool.stack``): a cleanup says when it ends.
 _FREES_LATE = sys.version_info >= (3, 14)
@@ -25,7 +22,7 @@ _FREES_LATE = sys.version_info >= (3, 14)
 
 def imports_so_far(main: Any) -> Imports:
     """What the main request has imported, in this interpreter."""
-    return getattr(main, _ATTRIBUTE, None) or Imports()
+    return leases.held_by(main).imports or Imports()
 
 
 class Underway:
@@ -33,7 +30,7 @@ class Underway:
 
     def __init__(self, retirement: Retirement) -> None:
         self._retirement = retirement
-        self._filters: dict[int, list[Any]] = {}  # by thread: those of the request that ended there last
+        self._filters: dict[int, tuple[Any, ...]] = {}  # by thread: those of the request that ended there last
         self._ended: list[Imports] = []  # requests with filters, to be noted when the next request begins
         # The cleanups of an interpreter that is named by a directory run in any of that name: there code of ours would
         # look up what is ours, and on Debian sid, from Python 3.12 on, find the other's. A list's method does not.
@@ -41,12 +38,12 @@ class Underway:
 
     def imports_of(self, main: Any) -> Imports:
         """What the main request imports; from now on it is under way."""
-        imports: Imports | None = getattr(main, _ATTRIBUTE, None)
+        held = leases.held_by(main)
+        imports: Imports | None = held.imports
         if imports is None:
             if self._ended:
                 self._note_ends()
-            imports = Imports()
-            setattr(main, _ATTRIBUTE, imports)
+            imports = held.imports = Imports()
             request = self._retirement.begin(imports)
             if _FREES_LATE:
                 main.register_cleanup(self._retirement.end, request)
@@ -57,7 +54,7 @@ class Underway:
         imports = self.imports_of(main)
         if not imports.filters:
             main.register_cleanup(self._at_end, imports)
-        imports.filters.append(fltr)
+        imports.filters += (fltr,)
 
     def _end(self, imports: Imports) -> None:
         # mod_python gives up its filter objects as the request's pool goes, without the interpreter's lock; if no one
