@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ast
 import functools
+import math
+import os
 import threading
 from collections.abc import Mapping
 from copy import copy
@@ -27,6 +29,7 @@ class Imports:
     What could not be loaded is not executed once more for it, either. (reload contract, items 23 and 24)
     """
 
+    is_under_way = False  # the importer knows of it
     # Replaced, never changed: most requests put something into the first only.
     infos: Mapping[str, ModuleInfo] = MappingProxyType({})  # by label
     failures: Mapping[str, Failure] = MappingProxyType({})  # by label
@@ -65,6 +68,11 @@ def settings(config: Mapping[str, str], options: Mapping[str, str]) -> Settings:
         options.get("handlers.check_interval", "0"),
         options.get("mod_python.importer.path", "()"),
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _interval(autoreload: str, check_interval: str) -> float:
+    return _seconds("handlers.check_interval", check_interval) if autoreload != "0" else math.inf
 
 
 @functools.lru_cache(maxsize=64)
@@ -118,19 +126,48 @@ class Call:
     def __init__(
         self,
         imports: Imports | None = None,
-        settings: Settings = DEFAULTS,
+        settings: Settings | None = None,
         req: Any = None,
         handler_root: str | None = None,
     ) -> None:
+        """*settings* and *handler_root* are those of *req*, where they are not given."""
         self.imports = Imports() if imports is None else imports
-        self.settings = settings
         self.req = req
-        self.handler_root = handler_root  # what ``~`` stands for
+        self._settings = settings
+        self._handler_root = handler_root
 
-    def but(self, **changes: Any) -> Call:
-        """A copy with other attributes."""
+    # What most requests do not ask for is read when it is.
+
+    @property
+    def settings(self) -> Settings:
+        if self._settings is None:
+            req = self.req
+            self._settings = DEFAULTS if req is None else settings(req.get_config(), req.get_options())
+        return self._settings
+
+    @property
+    def check_interval(self) -> float:
+        """Seconds between two checks of a file; infinite where it is not checked at all."""
+        known, req = self._settings, self.req
+        if known is None and req is not None:
+            return _interval(
+                req.get_config().get("PythonAutoReload", "1"), req.get_options().get("handlers.check_interval", "0")
+            )
+        known = self.settings
+        return known.check_interval if known.autoreload else math.inf
+
+    @property
+    def handler_root(self) -> str | None:
+        """What ``~`` stands for."""
+        if self._handler_root:
+            return os.path.normpath(self._handler_root)
+        return None if self.req is None else str(self.req.document_root())
+
+    def but(self, *, log: bool | None = None, settings: Settings | None = None) -> Call:
+        """A copy with the one or the other changed."""
         other = copy(self)
-        vars(other).update(changes)
+        other.log = self.log if log is None else log
+        other._settings = self._settings if settings is None else settings
         return other
 
 
@@ -147,22 +184,33 @@ def in_dispatch() -> set[Imports]:
     return {call.imports for call in list(_calls.values())}
 
 
+def begin(call: Call) -> Call | None:
+    """From now on ``current()`` is *call*, on this thread; returns what is to be given to ``end``."""
+    thread = threading.get_ident()
+    outer = _calls.get(thread)
+    _calls[thread] = call
+    return outer
+
+
+def end(outer: Call | None) -> None:
+    """From now on ``current()`` is *outer* again."""
+    if outer is None:
+        _calls.pop(threading.get_ident(), None)
+    else:
+        _calls[threading.get_ident()] = outer
+
+
 class entered:
     """Within this block ``current()`` is *call*, on this thread; dispatches nest."""
 
-    __slots__ = ("_call", "_outer", "_thread")
+    __slots__ = ("_call", "_outer")
 
     def __init__(self, call: Call) -> None:
         self._call = call
 
     def __enter__(self) -> Call:
-        thread = self._thread = threading.get_ident()
-        self._outer = _calls.get(thread)
-        _calls[thread] = call = self._call
-        return call
+        self._outer = begin(self._call)
+        return self._call
 
     def __exit__(self, *exc: object) -> None:
-        if self._outer is None:
-            del _calls[self._thread]
-        else:
-            _calls[self._thread] = self._outer
+        end(self._outer)

@@ -19,7 +19,7 @@ from typing import Any
 from mod_python import apache
 
 from handlers import finder, leases
-from handlers.context import Call, Imports, Settings, current, entered, settings
+from handlers.context import Call, Imports, Settings, begin, current, end, entered, settings
 from handlers.errorpage import error_page
 from handlers.filters import Filter
 from handlers.importer import (
@@ -32,7 +32,7 @@ from handlers.importer import (
     request_modules_graph,
 )
 from handlers.modules import ModuleCache, ModuleInfo
-from handlers.underway import Underway, imports_so_far
+from handlers.underway import Underway
 from mpool import find_request_by, interpreter_name, log, note_stack
 
 _importer: Importer
@@ -113,14 +113,11 @@ def get_handler_root() -> str | None:
 # -- the calls ---------------------------------------------------------------------------------------------------------
 
 
-def _call(main: Any, req: Any, config: Any, directory: str | None) -> Call:
-    """The context of one dispatch of *req*, which belongs to *main*."""
-    return Call(
-        _underway.imports_of(main),
-        settings(config, req.get_options()),
-        req,
-        directory or req.document_root(),
-    )
+def _call(imports: leases.RequestLeases, req: Any, directory: str | None) -> Call:
+    """The context of one dispatch of *req*, whose main request has imported *imports* so far."""
+    if not imports.is_under_way:
+        _underway.begin(leases.root(req), imports)
+    return Call(imports, None, req, directory)
 
 
 def _server_settings(server: Any) -> Settings:
@@ -131,7 +128,7 @@ def call_outside(req: Any) -> Call:
     """The context of an import that none of our dispatches is responsible for."""
     if req is None:
         return Call(settings=_server_settings(apache.main_server))
-    return _call(leases.root(req), req, req.get_config(), None)
+    return _call(leases.held_by(leases.root(req)), req, None)
 
 
 class _Again:
@@ -168,23 +165,13 @@ def begin_again(caller: FrameType) -> _Again | None:
     return _Again(getattr(caller.f_locals["self"], name), caller.f_locals["obj_str"])
 
 
-def _directory(hlist: Any) -> str | None:
-    """The directory that a handler was configured for; None where it was not for a directory. (item 12)"""
-    directory = hlist.directory
-    # For <Location> it is the prefix of the URL.
-    return _normpath(directory) if directory and not hlist.is_location else None
-
-
-_normpath = functools.lru_cache(maxsize=256)(os.path.normpath)
-
-
 def _module(name: str, call: Call, directory: str | None) -> Any:
     """The module of a handler: a bare name is looked for in *directory*, then by the rules of all imports.
 
     Where it was configured for no directory, that is the document root. (items 12 and 45)
     """
     if finder.is_managed(name):
-        directory = directory or call.handler_root
+        directory = _normpath(directory) if directory else call.handler_root
         if name.startswith(("./", "../")) and directory:
             name = os.path.normpath(os.path.join(directory, name))
         found = _importer.find(name, call, None, [directory] if directory else [])
@@ -198,6 +185,9 @@ def _module(name: str, call: Call, directory: str | None) -> Any:
 
 
 _imported: dict[str, Any] = {}  # the handlers' modules that are Python's, when their import was complete
+
+
+_normpath = functools.lru_cache(maxsize=256)(os.path.normpath)
 
 
 @functools.lru_cache(maxsize=256)
@@ -217,6 +207,9 @@ def _set_python_path(config: Any) -> None:
             apache._path_cache[expression] = None
             sys.path[:] = path
 
+
+# Its own name of a phase's handler, and the results after which the next one is called.
+_phases = {phase: (name, apache._status_values[name]) for phase, name in apache._phase_handler_names.items()}
 
 _may_debug = apache.exists_config_define("ONE_PROCESS")
 
@@ -250,32 +243,39 @@ def handler_dispatch(callback: Any, req: Any) -> int:
     hlist = req.hlist
     result: int = apache.HTTP_INTERNAL_SERVER_ERROR
     committed = False
-    main = leases.enter(req)
+    call = outer = None
+    held = leases.enter(req)
     try:
-        directory = _directory(hlist)
-        default = apache._phase_handler_names[req.phase]
-        expected = apache._status_values[default]
+        default, expected = _phases[req.phase]
         _set_python_path(config)
-        call = _call(main, req, config, directory)
-        with entered(call):
+        directory = None if hlist.is_location else hlist.directory  # of a <Location> it is the prefix of the URL
+        call = _call(held, req, directory)
+        outer = begin(call)
+        name = hlist.handler
+        while name is not None:
+            handler = _handler(name, default, call, directory, hlist.silent)
+            if handler is not None:
+                try:
+                    result = _run(handler, req, config)
+                except apache.SERVER_RETURN as value:
+                    result = _server_return(value, req)
+                if result.__class__ is not int:
+                    raise AssertionError(apache._result_warning % result.__class__)
+                if result not in expected:
+                    break
+            elif result == apache.HTTP_INTERNAL_SERVER_ERROR:
+                # A silent handler that is missing declines, where it is the first and only one.
+                result = apache.DECLINED
+            hlist.next()
             name = hlist.handler
-            while name is not None:
-                handler = _handler(name, default, call, directory, hlist.silent)
-                if handler is not None:
-                    result = _answer(handler, req, config)
-                    if result not in expected:
-                        break
-                elif result == apache.HTTP_INTERNAL_SERVER_ERROR:
-                    # A silent handler that is missing declines, where it is the first and only one.
-                    result = apache.DECLINED
-                hlist.next()
-                name = hlist.handler
-                if name is not None:
-                    directory = _directory(hlist) or directory
+            if name is not None and not hlist.is_location:
+                directory = hlist.directory or directory
         committed = True
     except BaseException:
         result = _reported(callback, config, req=req, phase=req.phase, hname=hlist.handler)
     finally:
+        if call is not None:
+            end(outer)
         if not leases.leave(req, committed and _is_success(result, req)) and result in (apache.OK, apache.DONE):
             result = apache.HTTP_INTERNAL_SERVER_ERROR
     return result
@@ -291,16 +291,6 @@ def _handler(name: str, default: str, call: Call, directory: str | None, silent:
     if found is None and not silent:
         raise AttributeError(f"module {module.__file__!r} contains no {attribute!r}")
     return found
-
-
-def _answer(handler: Any, req: Any, config: Any) -> int:
-    try:
-        result = _run(handler, req, config)
-    except apache.SERVER_RETURN as value:
-        result = _server_return(value, req)
-    if result.__class__ is not int:
-        raise AssertionError(apache._result_warning % result.__class__)
-    return int(result)
 
 
 def _server_return(value: Any, req: Any) -> Any:
@@ -324,18 +314,17 @@ def _is_success(result: int, req: Any) -> bool:
 def filter_dispatch(callback: Any, fltr: Any) -> int | None:
     """One run of an input or output filter; it shares the modules and the connection of its request."""
     req = fltr.req
-    _underway.keep(leases.root(req), fltr)
+    _underway.keep(fltr)
     fltr = Filter(fltr)
     config = req.get_config()
     committed = False
-    main = leases.enter(req)
+    held = leases.enter(req)
     try:
         _set_python_path(config)
-        directory = os.path.normpath(fltr.dir) if fltr.dir else None
-        call = _call(main, req, config, directory)
+        call = _call(held, req, fltr.dir)
         with entered(call):
             name, attribute = _split(fltr.handler, "inputfilter" if fltr.is_input else "outputfilter")
-            module = _module(name, call, directory)
+            module = _module(name, call, fltr.dir)
             handler = apache.resolve_object(module, attribute, fltr, silent=0)
             _run(handler, fltr, config)
             if not fltr.closed:
@@ -394,15 +383,15 @@ def _include_dispatch(original: Callable[..., Any]) -> Callable[..., Any]:
     def include_dispatch(callback: Any, fltr: Any, tag: str, code: str) -> Any:
         """Python in a server-side include: its imports are relative to the including file. (item 47)"""
         req = fltr.req
-        _underway.keep(leases.root(req), fltr)
+        _underway.keep(fltr)
         if not hasattr(req, "ssi_globals"):
             req.ssi_globals = {}
         req.ssi_globals["__mp_info__"] = ModuleInfo(ModuleCache(req.filename))
         req.ssi_globals["__mp_path__"] = []
-        main = leases.enter(req)
+        held = leases.enter(req)
         done = False
         try:
-            with entered(_call(main, req, req.get_config(), None)):
+            with entered(_call(held, req, None)):
                 result = original(callback, fltr, tag, code)
             done = True
             return result
@@ -438,7 +427,7 @@ def _report_error(original: Callable[..., Any]) -> Callable[..., Any]:
         if not debug or req is None or is_write_error:
             return int(result or apache.HTTP_INTERNAL_SERVER_ERROR)
         title = f"{context.get('phase')} {context.get('hname')}"
-        imported = imports_so_far(leases.root(req)).infos
+        imported = leases.held_by(leases.root(req)).infos
         page = error_page(title, error.with_traceback(trace), _importer.caches(), imported)
         req.status = apache.HTTP_INTERNAL_SERVER_ERROR
         req.content_type = "text/html; charset=utf-8"

@@ -110,19 +110,19 @@ class Importer:
         """May *info* serve without a closer look: none is due, or nothing has changed? Where in doubt, no."""
         if cache.label in call.imports.infos:
             return True
-        settings = call.settings
-        if self._frozen or not settings.autoreload:
+        interval = math.inf if self._frozen else call.check_interval
+        if interval == math.inf:
             return cache.failure is None  # (reload contract, item 20)
-        now = time.monotonic()
-        if settings.check_interval and now - cache.checked < settings.check_interval:
+        if interval and time.monotonic() - cache.checked < interval:
             return True
         since = math.inf if call.req is None else call.req.request_time
         if cache.failure is not None or cache.removed or not info.watch.is_unchanged(since):
             return False
         caches, parts, *_ = info.columns
-        if any(map(is_not, map(_INFO, caches), parts)):
+        if parts and any(map(is_not, map(_INFO, caches), parts)):
             return False
-        cache.checked = now
+        if interval:
+            cache.checked = time.monotonic()
         return True
 
     # -- decide

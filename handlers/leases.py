@@ -9,8 +9,11 @@ the outermost bracket ends, and not in the request's cleanup, which under the ev
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
+from handlers.context import Imports
 from mpool import get_connection, interpreter_name, log, note_stack, release
 
 #: The attribute of the main request that holds its `RequestLeases`: this interpreter's, since another, which may serve
@@ -26,15 +29,11 @@ _IN_TRANSACTION = (2, 3)
 _told_of_missing_install = False
 
 
-class RequestLeases:
-    """What one main request holds: how deep its dispatches nest, its connections by pool name, and its imports."""
+class RequestLeases(Imports):
+    """What one main request holds: how deep its dispatches nest, its connections by pool name, and what it imports."""
 
-    __slots__ = ("connections", "depth", "imports")
-
-    def __init__(self) -> None:
-        self.depth = 0
-        self.connections: dict[str, Any] = {}
-        self.imports: Any = None  # a `handlers.context.Imports`, where the importer is installed
+    depth = 0
+    connections: Mapping[str, Any] = MappingProxyType({})  # replaced, never changed
 
     def __repr__(self) -> str:
         return f"<RequestLeases depth={self.depth} pools={sorted(self.connections)}>"
@@ -76,7 +75,7 @@ def connection(req: Any, name: str = "default") -> Any:
     leased = leases.connections.get(name)
     if leased is None:
         leased = get_connection(name, req=main)
-        leases.connections[name] = leased
+        leases.connections = {**leases.connections, name: leased}
         if leases.depth == 0 and len(leases.connections) == 1:
             _end_with_request(main)
     return leased
@@ -88,18 +87,15 @@ def is_dispatched(req: Any) -> bool:
     return leases is not None and leases.depth > 0
 
 
-def enter(req: Any) -> Any:
+def enter(req: Any) -> RequestLeases:
     """A dispatch (a phase's handlers, a filter) begins: leases taken from now on last at least until its `leave`.
 
-    Returns the main request.
+    Returns what the main request holds.
     """
     note_stack()
-    main, leases = req, getattr(req, ATTRIBUTE, None)
-    if leases is None:
-        main = root(req)
-        leases = held_by(main)
+    leases: RequestLeases = getattr(req, ATTRIBUTE, None) or held_by(root(req))
     leases.depth += 1
-    return main
+    return leases
 
 
 def leave(req: Any, commit: bool) -> bool:
@@ -109,8 +105,7 @@ def leave(req: Any, commit: bool) -> bool:
     can be done once a part of the answer has been sent: nothing is appended to it.
     Never raises: the caller is already on its way out, often with an exception of its own.
     """
-    leases = _state(req)
-    assert leases is not None
+    leases: RequestLeases = getattr(req, ATTRIBUTE, None) or held_by(root(req))
     leases.depth -= 1
     if not leases.connections:
         return True
@@ -181,7 +176,7 @@ def _end_by_hand(leased: Any, statement: str) -> None:
 
 def _give_back(leases: RequestLeases) -> None:
     """Release every connection; the pool itself rolls back and checks what comes back."""
-    connections, leases.connections = leases.connections, {}
+    connections, leases.connections = leases.connections, RequestLeases.connections
     for name, leased in connections.items():
         try:
             release(leased)

@@ -20,11 +20,6 @@ from mpool import interpreter_name
 _FREES_LATE = sys.version_info >= (3, 14)
 
 
-def imports_so_far(main: Any) -> Imports:
-    """What the main request has imported, in this interpreter."""
-    return leases.held_by(main).imports or Imports()
-
-
 class Underway:
     """The main requests that this interpreter serves."""
 
@@ -36,22 +31,19 @@ class Underway:
         # look up what is ours, and on Debian sid, from Python 3.12 on, find the other's. A list's method does not.
         self._at_end = self._ended.append if interpreter_name().startswith("/") else self._end
 
-    def imports_of(self, main: Any) -> Imports:
-        """What the main request imports; from now on it is under way."""
-        held = leases.held_by(main)
-        imports: Imports | None = held.imports
-        if imports is None:
-            if self._ended:
-                self._note_ends()
-            imports = held.imports = Imports()
-            request = self._retirement.begin(imports)
-            if _FREES_LATE:
-                main.register_cleanup(self._retirement.end, request)
-        return imports
+    def begin(self, main: Any, imports: Imports) -> None:
+        """The main request *main* begins."""
+        imports.is_under_way = True
+        if self._ended:
+            self._note_ends()
+        request = self._retirement.begin(imports)
+        if _FREES_LATE:
+            main.register_cleanup(self._retirement.end, request)
 
-    def keep(self, main: Any, fltr: Any) -> None:
-        """Keep the filter object until the main request, and the next one on its thread, have ended."""
-        imports = self.imports_of(main)
+    def keep(self, fltr: Any) -> None:
+        """Keep the filter object until its main request, and the next one on its thread, have ended."""
+        main = leases.root(fltr.req)
+        imports = leases.held_by(main)
         if not imports.filters:
             main.register_cleanup(self._at_end, imports)
         imports.filters += (fltr,)
