@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from handlers.context import Imports
+from handlers.output import has_sent
 from mpool import get_connection, interpreter_name, log, note_stack, release
 
 #: The attribute of the main request that holds its `RequestLeases`: this interpreter's, since another, which may serve
@@ -211,11 +212,6 @@ def _at_request_end(main: Any) -> None:
         log("err", f"the transaction of {_uri(main)} could not be committed: {error}")
     finally:
         _give_back(leases)
-
-
-def has_sent(req: Any) -> bool:
-    """Has any part of the answer left for the client?"""
-    return bool(req._bytes_queued or req.bytes_sent)
 
 
 def _uri(req: Any) -> str:

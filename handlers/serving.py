@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from handlers import leases, results
+from handlers import leases, output, results
 from handlers.errors import HttpError, Undecidable
 from handlers.forms import Form
 from mpool import PoolError, PoolTimeout, TooManyRequests, log
@@ -129,7 +129,7 @@ def _answer(req: Any, result: Any) -> int:
             leases.give_back(req)
         try:
             # Not flushed: Apache then counts the length, and discards the body of a HEAD itself.
-            req.write(rendered.body, 0)
+            output.write(req, rendered.body)
         except OSError as error:
             _client_gone(req, error)
     return OK
@@ -140,7 +140,7 @@ def _settle(req: Any) -> bool:
     try:
         leases.settle(req, True)
     except Exception as error:
-        if not leases.has_sent(req):
+        if not output.has_sent(req):
             raise
         log_error(req, f"{path_of(req)}: the commit failed after the answer had been sent, nothing is stored: {error}")
         return False
@@ -176,7 +176,7 @@ def _stream(req: Any, rendered: results.Rendered, status: int, headers: Sequence
         ended = _is_end(error)
         if isinstance(error, OSError) and req.connection.aborted:
             _client_gone(req, error)
-        elif not leases.has_sent(req) or ended or is_debug(req):
+        elif not output.has_sent(req) or ended or is_debug(req):
             raise
         else:
             _log_traceback(req, error)
@@ -210,8 +210,8 @@ def refuse(req: Any, error: HttpError) -> int:
     for name, value in error.headers.items():
         results.check_header(name, value)
         req.err_headers_out[name] = value
-    if not error.message or leases.has_sent(req):
-        return DONE if leases.has_sent(req) else error.status
+    if not error.message or output.has_sent(req):
+        return DONE if output.has_sent(req) else error.status
     req.status = error.status
     req.content_type = "text/html; charset=utf-8"
     req.write(results.error_page(error.status, error.message), 0)
@@ -229,14 +229,14 @@ def _fail(req: Any, error: Exception) -> int:
         raise error
     if is_outage(error):
         log_error(req, f"{path_of(req)}: 503: {type(error).__name__}: {one_line(error)}")
-        if leases.has_sent(req):
+        if output.has_sent(req):
             return DONE
         req.err_headers_out["Retry-After"] = RETRY_AFTER
         return 503
     if isinstance(error, OSError) and req.connection.aborted:
         _client_gone(req, error)
         return DONE
-    if leases.has_sent(req) and not is_debug(req):
+    if output.has_sent(req) and not is_debug(req):
         # The headers are gone: an error page would be appended to the page's own text.
         _log_traceback(req, error)
         return DONE
