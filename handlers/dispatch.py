@@ -116,7 +116,7 @@ def get_handler_root() -> str | None:
 def _call(imports: leases.RequestLeases, req: Any, directory: str | None) -> Call:
     """The context of one dispatch of *req*, whose main request has imported *imports* so far."""
     if not imports.is_under_way:
-        _underway.begin(leases.root(req), imports)
+        _underway.begin(req, imports)
     return Call(imports, None, req, directory)
 
 
@@ -170,21 +170,21 @@ def _module(name: str, call: Call, directory: str | None) -> Any:
 
     Where it was configured for no directory, that is the document root. (items 12 and 45)
     """
+    module = _packaged.get(name)
+    if module is not None and module is sys.modules.get(name):
+        return module
     if finder.is_managed(name):
         directory = _normpath(directory) if directory else call.handler_root
         if name.startswith(("./", "../")) and directory:
             name = os.path.normpath(os.path.join(directory, name))
         found = _importer.find(name, call, None, [directory] if directory else [])
-        if found is not None:
-            return _importer.obtain(found, call, None).module
-    module = sys.modules.get(name)
-    if module is None or module is not _imported.get(name):
-        # Another thread may be in the middle of its import: then the import statement waits.
-        module = _imported[name] = __import__(name, {}, {}, ["*"])
+        return __import__(name, {}, {}, ["*"]) if found is None else _importer.obtain(found, call, None).module
+    # Another thread may be in the middle of its import: then the import statement waits.
+    module = _packaged[name] = __import__(name, {}, {}, ["*"])
     return module
 
 
-_imported: dict[str, Any] = {}  # the handlers' modules that are Python's, when their import was complete
+_packaged: dict[str, Any] = {}  # the modules of handlers that are not ours to manage, when their import was complete
 
 
 _normpath = functools.lru_cache(maxsize=256)(os.path.normpath)

@@ -58,9 +58,12 @@ def _state(req: Any) -> RequestLeases | None:
 def held_by(main: Any) -> RequestLeases:
     """What the main request *main* holds."""
     leases: RequestLeases | None = getattr(main, ATTRIBUTE, None)
-    if leases is None:
-        leases = RequestLeases()
-        setattr(main, ATTRIBUTE, leases)
+    return _hold(main) if leases is None else leases
+
+
+def _hold(main: Any) -> RequestLeases:
+    leases = RequestLeases()
+    setattr(main, ATTRIBUTE, leases)
     return leases
 
 
@@ -94,7 +97,10 @@ def enter(req: Any) -> RequestLeases:
     Returns what the main request holds.
     """
     note_stack()
-    leases: RequestLeases = getattr(req, ATTRIBUTE, None) or held_by(root(req))
+    leases: RequestLeases | None = getattr(req, ATTRIBUTE, None)
+    if leases is None:
+        main = root(req)
+        leases = _hold(main) if main is req else held_by(main)
     leases.depth += 1
     return leases
 

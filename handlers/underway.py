@@ -31,14 +31,14 @@ class Underway:
         # look up what is ours, and on Debian sid, from Python 3.12 on, find the other's. A list's method does not.
         self._at_end = self._ended.append if interpreter_name().startswith("/") else self._end
 
-    def begin(self, main: Any, imports: Imports) -> None:
-        """The main request *main* begins."""
+    def begin(self, req: Any, imports: Imports) -> None:
+        """The main request begins that *req* belongs to."""
         imports.is_under_way = True
         if self._ended:
             self._note_ends()
         request = self._retirement.begin(imports)
         if _FREES_LATE:
-            main.register_cleanup(self._retirement.end, request)
+            leases.root(req).register_cleanup(self._retirement.end, request)
 
     def keep(self, fltr: Any) -> None:
         """Keep the filter object until its main request, and the next one on its thread, have ended."""
