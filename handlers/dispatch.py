@@ -170,9 +170,6 @@ def _module(name: str, call: Call, directory: str | None) -> Any:
 
     Where it was configured for no directory, that is the document root. (items 12 and 45)
     """
-    module = _packaged.get(name)
-    if module is not None and module is sys.modules.get(name):
-        return module
     if finder.is_managed(name):
         directory = _normpath(directory) if directory else call.handler_root
         if name.startswith(("./", "../")) and directory:
@@ -247,7 +244,8 @@ def handler_dispatch(callback: Any, req: Any) -> int:
     held = leases.enter(req)
     try:
         default, expected = _phases[req.phase]
-        _set_python_path(config)
+        if "PythonPath" in config:
+            _set_python_path(config)
         directory = None if hlist.is_location else hlist.directory  # of a <Location> it is the prefix of the URL
         call = _call(held, req, directory)
         outer = begin(call)
@@ -276,7 +274,9 @@ def handler_dispatch(callback: Any, req: Any) -> int:
     finally:
         if call is not None:
             end(outer)
-        if not leases.leave(req, committed and _is_success(result, req)) and result in (apache.OK, apache.DONE):
+        if held.connections:
+            committed = committed and _is_success(result, req)
+        if not leases.leave(req, committed) and result in (apache.OK, apache.DONE):
             result = apache.HTTP_INTERNAL_SERVER_ERROR
     return result
 
@@ -284,7 +284,9 @@ def handler_dispatch(callback: Any, req: Any) -> int:
 def _handler(name: str, default: str, call: Call, directory: str | None, silent: bool) -> Any:
     """The object to call; None where a silent one does not exist."""
     name, attribute = _split(name, default)
-    module = _module(name, call, directory)
+    module: Any = _packaged.get(name)
+    if module is None or module is not sys.modules.get(name):
+        module = _module(name, call, directory)
     if "." in attribute:
         return apache.resolve_object(module, attribute, call.req, silent=silent)
     found = vars(module).get(attribute)

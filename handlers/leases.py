@@ -49,12 +49,6 @@ def root(req: Any) -> Any:
         req = parent
 
 
-def _state(req: Any) -> RequestLeases | None:
-    """What the main request of *req* holds: the first look finds it, where *req* is that itself."""
-    state: RequestLeases | None = getattr(req, ATTRIBUTE, None)
-    return state if state is not None else getattr(root(req), ATTRIBUTE, None)
-
-
 def held_by(main: Any) -> RequestLeases:
     """What the main request *main* holds."""
     leases: RequestLeases | None = getattr(main, ATTRIBUTE, None)
@@ -87,8 +81,8 @@ def connection(req: Any, name: str = "default") -> Any:
 
 def is_dispatched(req: Any) -> bool:
     """Has somebody further out called `enter` for this request or the one it belongs to?"""
-    leases = _state(req)
-    return leases is not None and leases.depth > 0
+    leases: RequestLeases = getattr(req, ATTRIBUTE, None) or held_by(root(req))
+    return leases.depth > 0
 
 
 def enter(req: Any) -> RequestLeases:
@@ -134,8 +128,8 @@ def settle(req: Any, commit: bool) -> None:
 
     Raises the driver's error where a commit fails: nothing of that transaction is stored then.
     """
-    leases = _state(req)
-    if leases is not None and leases.connections:
+    leases: RequestLeases = getattr(req, ATTRIBUTE, None) or held_by(root(req))
+    if leases.connections:
         _end_transactions(leases, commit)
 
 

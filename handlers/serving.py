@@ -78,17 +78,10 @@ def serve(req: Any, call: Callable[[Any], Any]) -> int:
     Raises SERVER_RETURN, and errors of the page, on to mod_python's dispatch, which logs them, after the transaction
     has been ended.
     """
-    if leases.is_dispatched(req):
-        return _serve(req, call)
-    leases.tell_of_missing_install()
-    leases.enter(req)
-    try:
-        return _serve(req, call)
-    finally:
-        leases.leave(req, False)  # what went well is committed by now
-
-
-def _serve(req: Any, call: Callable[[Any], Any]) -> int:
+    is_outermost = not leases.is_dispatched(req)
+    if is_outermost:
+        leases.tell_of_missing_install()
+        leases.enter(req)
     try:
         return _answer(req, call(req))
     except HttpError as error:
@@ -101,6 +94,8 @@ def _serve(req: Any, call: Callable[[Any], Any]) -> int:
     except Exception as error:
         return _fail(req, error)
     finally:
+        if is_outermost:
+            leases.leave(req, False)  # what went well is committed by now
         form = getattr(req, "form", None)
         if form.__class__ is Form and form.list:
             form.close()
