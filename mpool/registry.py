@@ -34,7 +34,7 @@ class Registered:
         self.scope = scope
         self._agreed: list[dict[str, str]] = []  # tables of PythonOption entries that say what *options* say
 
-    def agrees(self, table: dict[str, str]) -> bool:
+    def agrees(self, table: Mapping[str, str]) -> bool:
         """Has *table*, as it is, been found to say the same? Reading its options anew at each request would cost."""
         return self.options is None or table in self._agreed
 
@@ -75,7 +75,7 @@ class Registry:
         if req is None:
             req = apache.current_request()
         there = self._pools.get(name)
-        if there is not None and not there.pool.closed and (req is None or there.agrees(apache.options(req))):
+        if there is not None and not there.pool.closed and (req is None or there.agrees(req.get_options())):
             return there.pool
         return self._find_or_make(name, req)
 
