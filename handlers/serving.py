@@ -92,7 +92,10 @@ def serve(req: Any, call: Callable[[Any], Any]) -> int:
         log_error(req, f"{path_of(req)} is not served: {error}")
         return 500
     except Exception as error:
-        return _fail(req, error)
+        status = _status_of(req, error)
+        if status is None:
+            raise  # from here: a frame that still held the error would keep it, and the request, alive
+        return status
     finally:
         if is_outermost:
             leases.leave(req, False)  # what went well is committed by now
@@ -213,15 +216,14 @@ def refuse(req: Any, error: HttpError) -> int:
     return OK
 
 
-def _fail(req: Any, error: Exception) -> int:
+def _status_of(req: Any, error: Exception) -> int | None:
+    """End the transaction, and answer for an *error* of the page; None where mod_python's dispatch is to have it."""
     status = status_returned(error)
     if status is not None and is_success(status):
-        if _settle(req):
-            raise error
-        return DONE
+        return None if _settle(req) else DONE
     leases.settle(req, False)
     if status is not None:
-        raise error
+        return None
     if is_outage(error):
         log_error(req, f"{path_of(req)}: 503: {type(error).__name__}: {one_line(error)}")
         if output.has_sent(req):
@@ -235,7 +237,7 @@ def _fail(req: Any, error: Exception) -> int:
         # The headers are gone: an error page would be appended to the page's own text.
         _log_traceback(req, error)
         return DONE
-    raise error
+    return None
 
 
 def _log_traceback(req: Any, error: BaseException) -> None:

@@ -188,3 +188,44 @@ def test_a_page_that_was_removed_is_gone_for_the_next_request_whoever_else_has_j
             assert server.get("/page").status == 404
             away.rename(page)
     assert load.statuses() == {200, 404} and not load.errors
+
+
+ENDED = """
+import gc
+from handlers import importer
+from mod_python import apache
+
+gc.disable()  # what is in a cycle lives on
+
+def index(req):
+    return str(len(importer._importer.retirement._active))
+
+def fails(req):
+    raise ValueError("on purpose")
+
+def moves(req):
+    req.internal_redirect("/page")
+
+def kept(req):
+    req.register_cleanup(print, req)
+    req.me = req.headers_in
+    return "kept"
+"""
+
+
+@pytest.mark.parametrize("conf", ["worker.conf", "event.conf", "prefork.conf"])
+@pytest.mark.parametrize(
+    ("interpreter", "debug"), [("main_interpreter", "Off"), ("site", "Off"), ("main_interpreter", "On")]
+)
+def test_a_request_that_has_ended_is_not_waited_for_however_it_ended(conf, interpreter, debug, httpd) -> None:
+    extra = (
+        f"PythonDebug {debug}\n"
+        f"PythonInterpreter {interpreter}\nPythonImport handlers.importer::install {interpreter}\n"
+        "ErrorDocument 500 /page\nPythonOutputFilter ~/filters.py::same SAME\n"
+        '<LocationMatch "^/page/filtered">\nSetOutputFilter SAME\n</LocationMatch>\n'
+    )
+    filters = "def same(fltr):\n    fltr.write(fltr.read() or '')\n    fltr.close()\n"
+    server = httpd(conf=conf, site={"page.py": ENDED, "filters.py": filters}, extra=extra)
+    paths = ["/page", "/page/fails", "/page/moves", "/page/kept", "/page/filtered", "/none"]
+    assert {answer.status for answer in server.burst(60, paths)} <= {200, 404, 500}
+    wait_until(lambda: server.get("/page").text == "1", what="only the one that asks is under way")
