@@ -34,8 +34,11 @@ def write(req: Any, body: bytes) -> None:
 
     OSError where the client has gone.
     """
-    # mod_python has it for such calls, and promises nothing. (Changes from 3.2.10, MODPYTHON-170)
-    record = None if _rwrite is None or len(body) > BUFFER or has_sent(req) else getattr(req, "_request_rec", None)
+    record = None
+    # A subrequest's way out leads through the filters of its main request.
+    if _rwrite is not None and len(body) <= BUFFER and req.main is None and not has_sent(req):
+        # mod_python has it for such calls, and promises nothing. (Changes from 3.2.10, MODPYTHON-170)
+        record = getattr(req, "_request_rec", None)
     if record is None:
         req.write(body, 0)
         return

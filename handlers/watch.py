@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Sequence
 from functools import partial
+from operator import call
 from struct import Struct
 from typing import Any
 
@@ -29,15 +30,9 @@ _FIELDS = Struct("=32x QQ 48x qI4x qI4x 8x I 116x")  # stx_ino, _size, _ctime, _
 assert _FIELDS.size == _SIZE
 
 
-def _statx_of(library: Any) -> Any:
-    """statx, called with the interpreter's lock held; None where the C library has none."""
-    function = getattr(library, "statx", None)
-    if function is not None:
-        function.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p]
-    return function
-
-
-_statx = _statx_of(ctypes.PyDLL(None))
+# Called with the interpreter's lock held; an older C library has none. No argtypes, which cost time: all that is passed
+# are numbers of an int's size, bytes, and a reference.
+_statx: Any = getattr(ctypes.PyDLL(None), "statx", None)
 
 
 class Watch:
@@ -50,17 +45,16 @@ class Watch:
         self._looked = 0.0  # when the last look began that found nothing changed
         self._is_possible = _statx is not None
         if self._is_possible:
-            first = ctypes.addressof(self._found)
             self._looks = [
-                partial(_statx, _AT_FDCWD, os.fsencode(file), 0, _STATX_BASIC_STATS, first + _SIZE * index)
-                for index, file in enumerate(files)
+                partial(_statx, _AT_FDCWD, os.fsencode(file), 0, _STATX_BASIC_STATS, ctypes.byref(self._found, place))
+                for file, place in zip(files, range(0, len(self._found), _SIZE), strict=True)
             ]
 
     def note(self, signatures: Sequence[Signature | None]) -> None:
         """These are the files' signatures (``files.signature``): if they are seen here too, they count as unchanged."""
         if not self._is_possible:
             return
-        failed = any(look() for look in self._looks)
+        failed = any(map(call, self._looks))
         found = self._found.raw
         fields = list(_FIELDS.iter_unpack(found))
         if not failed and not all(dev_major for *_, dev_major in fields):
@@ -80,11 +74,8 @@ class Watch:
         now = time.time()
         if since <= self._looked <= now < self._looked + MOMENT:
             return True
-        for look in self._looks:
-            if look():
-                return False
-        # Something else than the signature may differ: when the file was last read.
-        if self._found.raw != seen:
+        # In C, since requests wait for it. Something else than the signature may differ: when a file was last read.
+        if any(map(call, self._looks)) or self._found.raw != seen:
             return False
         self._looked = now
         return True
