@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
+
+from servers.httpd import READY_PATH
 
 # psycopg2 first: two interpreters that are its first importers at the same moment break it for the whole child.
 EVERYWHERE = """
@@ -55,10 +58,19 @@ def test_children_with_an_interpreter_per_directory_end_without_a_crash(httpd) -
         before=EVERYWHERE,
         extra='<Directory "@SITE@">\nPythonFixupHandler page\nPythonInterpPerDirectory On\n</Directory>\n',
     )
-    for _ in range(10):
-        for response in server.burst(3, ["/a/x", "/b/x", "/c/x"]):
-            # Two phases of one request may well be served by two interpreters, each with its own modules.
-            assert re.fullmatch(rf"{server.site}/[abc]/ 1 (True|False) version 1", response.text), response.text
+
+    def ask(path: str) -> None:
+        with server.session() as session:
+            for _ in range(10):
+                # Two phases of one request may well be served by two interpreters, each with its own modules.
+                text = session.get(path).text
+                assert re.fullmatch(rf"{server.site}/[abc]/ 1 (True|False) version 1", text), text
+            # Answered when the cleanups of the request before it have run: in a child whose other threads have ended,
+            # mod_python looks up their interpreter by a name in memory that is gone.
+            assert session.get(READY_PATH).status == 200
+
+    with ThreadPoolExecutor(3) as clients:
+        list(clients.map(ask, ["/a/x", "/b/x", "/c/x"]))
     server.stop()
     assert "exit signal" not in server.log()
     assert "named by a directory" in server.log()
