@@ -325,7 +325,10 @@ class Httpd:
             remove_tree(self.root)
 
     def _note_crashes(self) -> None:
-        """Which children have crashed as they served; not those at their end, which cuts threads inside mod_python."""
+        """Which children have crashed as they served.
+
+        Not those at their end: there the event MPM of 2.4.71 may touch a connection that a worker has just freed.
+        """
         self.crashes += re.findall(r"child pid \d+ exit signal (?:Segm|Abort|Bus).*", self.log(self._serving_since))
 
     # -- requests ------------------------------------------------------------------------------------------------
