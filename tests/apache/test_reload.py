@@ -221,6 +221,7 @@ def test_a_request_that_has_ended_is_not_waited_for_however_it_ended(conf, inter
     extra = (
         f"PythonDebug {debug}\n"
         f"PythonInterpreter {interpreter}\nPythonImport handlers.importer::install {interpreter}\n"
+        "PythonImport psycopg2 main_interpreter\n"
         "ErrorDocument 500 /page\nPythonOutputFilter ~/filters.py::same SAME\n"
         '<LocationMatch "^/page/filtered">\nSetOutputFilter SAME\n</LocationMatch>\n'
     )
