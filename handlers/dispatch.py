@@ -208,6 +208,10 @@ def _set_python_path(config: Any) -> None:
 # Its own name of a phase's handler, and the results after which the next one is called.
 _phases = {phase: (name, apache._status_values[name]) for phase, name in apache._phase_handler_names.items()}
 
+# mod_python drops a result when it has given up the interpreter's lock already. An int that nobody else holds would be
+# freed without the lock, which on Python 3.14 (Debian sid) ends the child: these are kept.
+_RESULTS = {result: result for result in range(-256, 1000)}
+
 _may_debug = apache.exists_config_define("ONE_PROCESS")
 
 
@@ -278,7 +282,7 @@ def handler_dispatch(callback: Any, req: Any) -> int:
             committed = committed and _is_success(result, req)
         if not leases.leave(req, committed) and result in (apache.OK, apache.DONE):
             result = apache.HTTP_INTERNAL_SERVER_ERROR
-    return result
+    return _RESULTS.get(result, 500)
 
 
 def _handler(name: str, default: str, call: Call, directory: str | None, silent: bool) -> Any:
@@ -363,9 +367,9 @@ def connection_dispatch(callback: Any, conn: Any) -> int:
             result = _run(apache.resolve_object(module, attribute, conn, silent=0), conn, config)
         if result.__class__ is not int:
             raise AssertionError(f"ConnectionHandler {handler!r} returned invalid return code.")
-        return int(result)
+        return _RESULTS.get(result, 500)
     except BaseException:
-        return _reported(callback, config, srv=server, phase="ConnectionHandler", hname=handler)
+        return _RESULTS.get(_reported(callback, config, srv=server, phase="ConnectionHandler", hname=handler), 500)
     finally:
         _importer.retirement.end(request)
 
