@@ -128,7 +128,7 @@ def call_outside(req: Any) -> Call:
     """The context of an import that none of our dispatches is responsible for."""
     if req is None:
         return Call(settings=_server_settings(apache.main_server))
-    return _call(leases.held_by(leases.root(req)), req, None)
+    return _call(leases.held_by(req), req, None)
 
 
 class _Again:
@@ -248,8 +248,7 @@ def handler_dispatch(callback: Any, req: Any) -> int:
     held = leases.enter(req)
     try:
         default, expected = _phases[req.phase]
-        if "PythonPath" in config:
-            _set_python_path(config)
+        _set_python_path(config)
         directory = None if hlist.is_location else hlist.directory  # of a <Location> it is the prefix of the URL
         call = _call(held, req, directory)
         outer = begin(call)
@@ -433,7 +432,7 @@ def _report_error(original: Callable[..., Any]) -> Callable[..., Any]:
         if not debug or req is None or is_write_error:
             return int(result or apache.HTTP_INTERNAL_SERVER_ERROR)
         title = f"{context.get('phase')} {context.get('hname')}"
-        imported = leases.held_by(leases.root(req)).infos
+        imported = leases.held_by(req).infos
         page = error_page(title, error.with_traceback(trace), _importer.caches(), imported)
         req.status = apache.HTTP_INTERNAL_SERVER_ERROR
         req.content_type = "text/html; charset=utf-8"

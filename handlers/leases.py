@@ -49,15 +49,15 @@ def root(req: Any) -> Any:
         req = parent
 
 
-def held_by(main: Any) -> RequestLeases:
-    """What the main request *main* holds."""
-    leases: RequestLeases | None = getattr(main, ATTRIBUTE, None)
-    return _hold(main) if leases is None else leases
-
-
-def _hold(main: Any) -> RequestLeases:
-    leases = RequestLeases()
-    setattr(main, ATTRIBUTE, leases)
+def held_by(req: Any) -> RequestLeases:
+    """What the main request of *req* holds: the first look finds it, where *req* is that itself."""
+    leases: RequestLeases | None = getattr(req, ATTRIBUTE, None)
+    if leases is None:
+        main = root(req)
+        if main is not req:
+            return held_by(main)
+        leases = RequestLeases()
+        setattr(main, ATTRIBUTE, leases)
     return leases
 
 
@@ -81,8 +81,7 @@ def connection(req: Any, name: str = "default") -> Any:
 
 def is_dispatched(req: Any) -> bool:
     """Has somebody further out called `enter` for this request or the one it belongs to?"""
-    leases: RequestLeases = getattr(req, ATTRIBUTE, None) or held_by(root(req))
-    return leases.depth > 0
+    return held_by(req).depth > 0
 
 
 def enter(req: Any) -> RequestLeases:
@@ -91,10 +90,7 @@ def enter(req: Any) -> RequestLeases:
     Returns what the main request holds.
     """
     note_stack()
-    leases: RequestLeases | None = getattr(req, ATTRIBUTE, None)
-    if leases is None:
-        main = root(req)
-        leases = _hold(main) if main is req else held_by(main)
+    leases = held_by(req)
     leases.depth += 1
     return leases
 
@@ -106,7 +102,7 @@ def leave(req: Any, commit: bool) -> bool:
     can be done once a part of the answer has been sent: nothing is appended to it.
     Never raises: the caller is already on its way out, often with an exception of its own.
     """
-    leases: RequestLeases = getattr(req, ATTRIBUTE, None) or held_by(root(req))
+    leases = held_by(req)
     leases.depth -= 1
     if not leases.connections:
         return True
@@ -128,7 +124,7 @@ def settle(req: Any, commit: bool) -> None:
 
     Raises the driver's error where a commit fails: nothing of that transaction is stored then.
     """
-    leases: RequestLeases = getattr(req, ATTRIBUTE, None) or held_by(root(req))
+    leases = held_by(req)
     if leases.connections:
         _end_transactions(leases, commit)
 
