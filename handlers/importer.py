@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from operator import attrgetter, is_not
 from types import FrameType, ModuleType
 from typing import Any
 
@@ -27,8 +26,6 @@ from handlers.graph import graph
 from handlers.loader import Loader, despite
 from handlers.modules import ModuleCache, ModuleInfo, label_of
 from mpool import interpreter_name, log, on_child_exit
-
-_INFO = attrgetter("info")
 
 Found = tuple[ModuleCache, "os.stat_result | None"]
 
@@ -116,10 +113,7 @@ class Importer:
         if interval and time.monotonic() - cache.checked < interval:
             return True
         since = math.inf if call.req is None else call.req.request_time
-        if cache.failure is not None or cache.removed or not info.watch.is_unchanged(since):
-            return False
-        caches, parts, *_ = info.columns
-        if parts and any(map(is_not, map(_INFO, caches), parts)):
+        if cache.failure is not None or cache.removed or not (info.watch.is_unchanged(since) and info.parts_serve()):
             return False
         if interval:
             cache.checked = time.monotonic()
@@ -204,13 +198,13 @@ class Importer:
         """Has nothing changed since *info* was loaded, neither its file nor what it was built on? One stat for each."""
         if files.signature(stat) != info.signature:
             return False
-        caches, parts, paths, signatures = info.columns
+        _, _, paths, signatures = info.columns
         try:
             # In C, since every request waits for it.
             seen = tuple(map(files.signature, map(os.stat, paths)))
         except OSError:
             return False
-        if seen != signatures or any(map(is_not, map(_INFO, caches), parts)):
+        if seen != signatures or not info.parts_serve():
             return False
         info.watch.note([info.signature, *signatures])
         return True

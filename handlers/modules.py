@@ -6,12 +6,15 @@ import hashlib
 import os
 import sys
 from functools import cached_property
+from operator import attrgetter, is_not
 from types import ModuleType
 from typing import Any
 
 from handlers.failures import Failure
 from handlers.files import Signature
 from handlers.watch import Watch
+
+_INFO = attrgetter("info")
 
 
 def label_of(file: str) -> str:
@@ -100,6 +103,11 @@ class ModuleInfo:
     def columns(self) -> tuple[tuple[Any, ...], ...]:
         """The closure by columns: caches, instances, files, signatures."""
         return tuple(zip(*self.closure, strict=True)) or ((), (), (), ())
+
+    def parts_serve(self) -> bool:
+        """Is all that it was built on what serves?"""
+        caches, parts, *_ = self.columns
+        return not any(map(is_not, map(_INFO, caches), parts))
 
     @cached_property
     def watch(self) -> Watch:
