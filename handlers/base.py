@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from handlers import hooks
-from handlers.leases import connection
-from handlers.methods import Handler
+from handlers.pages.methods import Handler
+from handlers.reload import hooks
+from handlers.request.leases import connection
 
 __all__ = ["Handler", "__mp_clone__", "__mp_purge__", "connection"]
 

@@ -11,14 +11,15 @@ import re
 from types import ModuleType
 from typing import Any
 
-from handlers import leases, traversal
-from handlers.access import admit
 from handlers.errors import HttpError
-from handlers.forms import Form, Upload, read_form
-from handlers.importer import page_module
-from handlers.results import Response, not_modified
-from handlers.serving import is_debug, log_error, path_of, redirect, serve
-from handlers.traversal import Refused, Target, publish
+from handlers.pages import traversal
+from handlers.pages.access import admit
+from handlers.pages.forms import Form, Upload, read_form
+from handlers.pages.results import Response, not_modified
+from handlers.pages.serving import is_debug, log_error, path_of, redirect, serve
+from handlers.pages.traversal import Refused, Target, publish
+from handlers.reload.interpreter import page_module
+from handlers.request import leases
 
 __all__ = ["Form", "HttpError", "Response", "Upload", "handler", "not_modified", "publish", "redirect"]
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mpool import driver, forking  # driver first: it says what is wrong where psycopg2 cannot be imported
-from mpool.apache import find_request_by, interpreter_name, log, on_child_exit
+# The driver first: it says what is wrong where psycopg2 cannot be imported.
+from mpool.driver import psycopg as driver  # isort: skip
 from mpool.config import PoolConfig
 from mpool.errors import (
     LeaseError,
@@ -19,7 +19,9 @@ from mpool.errors import (
     PoolUnavailable,
     TooManyRequests,
 )
-from mpool.housekeeper import housekeeper
+from mpool.host.apache import find_request_by, interpreter_name, log, on_child_exit
+from mpool.host.housekeeper import housekeeper
+from mpool.host.stack import note_stack
 from mpool.null import NullConnectionPool
 from mpool.pool import ConnectionPool
 from mpool.recognise import describe, is_connection, is_cursor, is_pool
@@ -33,7 +35,6 @@ from mpool.registry import (
     pools,
     release,
 )
-from mpool.stack import note_stack
 
 
 def run_later(delay: float, callback: Callable[[], object]) -> None:
@@ -47,7 +48,6 @@ def run_soon(callback: Callable[[], object]) -> None:
 
 
 driver.complete_errors()
-forking.install()
 
 __all__ = [
     "ConnectionPool",

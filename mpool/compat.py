@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg2.pool
 
-from mpool.driver import hides_arguments
+from mpool.driver.psycopg import hides_arguments
 from mpool.errors import LeaseError, PoolClosed, PoolTimeout
 from mpool.pool import ConnectionPool
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg2
 from psycopg2.extensions import parse_dsn
 
-from mpool import pooler
-from mpool.driver import hides_arguments
-
-if TYPE_CHECKING:
-    from mpool.pool import ConnectionPool
+from mpool.driver import pooler
+from mpool.driver.psycopg import hides_arguments
 
 Conninfo = str | Callable[[], str]
 Kwargs = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
@@ -51,7 +48,7 @@ class PoolConfig:
     configure: Callback | None = None  # once per new connection
     check: Callback | None = None  # at every checkout, besides the pool's own check; raises if not alive
     reset: Callback | None = None  # at every return
-    reconnect_failed: Callable[[ConnectionPool], None] | None = None  # after reconnect_timeout
+    reconnect_failed: Callable[[Any], None] | None = None  # after reconnect_timeout
 
     def __post_init__(self) -> None:
         if self.min_size < 0:

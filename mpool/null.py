@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from mpool.driver import hides_arguments
+from mpool.driver.psycopg import hides_arguments
+from mpool.engine.supply import PoolState
 from mpool.pool import ConnectionPool
-from mpool.supply import PoolState
 
 
 class NullConnectionPool(ConnectionPool):

@@ -11,17 +11,17 @@ from typing import Any, Self
 
 import psycopg2
 
-from mpool.apache import default_max_size
-from mpool.bounded import start_thread
 from mpool.config import Callback, Conninfo, Kwargs, PoolConfig
-from mpool.driver import hides_arguments, one_line
-from mpool.entry import Entry, execute_alone
+from mpool.driver.psycopg import hides_arguments, one_line
+from mpool.engine.entry import Entry, execute_alone
+from mpool.engine.lease import Lease
+from mpool.engine.stats import Counters
+from mpool.engine.supply import PoolState
+from mpool.engine.upkeep import Upkeep
 from mpool.errors import PoolTimeout
-from mpool.housekeeper import housekeeper
-from mpool.lease import Lease
-from mpool.stats import Counters
-from mpool.supply import PoolState
-from mpool.upkeep import Upkeep
+from mpool.host.apache import default_max_size
+from mpool.host.bounded import start_thread
+from mpool.host.housekeeper import housekeeper
 
 _numbers = itertools.count(1)
 

@@ -8,7 +8,7 @@ import psycopg2.extensions
 import psycopg2.pool
 
 from mpool.compat import SimpleConnectionPool
-from mpool.driver import connection_info
+from mpool.driver.psycopg import connection_info
 from mpool.pool import ConnectionPool
 
 POOLS = (ConnectionPool, SimpleConnectionPool, psycopg2.pool.AbstractConnectionPool)

@@ -11,16 +11,17 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from mpool import apache
 from mpool.config import options_from_environment, options_from_pythonoption
-from mpool.driver import hides_arguments, main_interpreter_imported_first
-from mpool.entry import Entry
+from mpool.driver.psycopg import hides_arguments, main_interpreter_imported_first
+from mpool.engine.entry import Entry
+from mpool.engine.lease import Lease
 from mpool.errors import LeaseError, PoolConflict
-from mpool.housekeeper import housekeeper
-from mpool.lease import Lease
+from mpool.host import apache
+from mpool.host.forking import at_fork
+from mpool.host.housekeeper import housekeeper
+from mpool.host.stack import note_stack
 from mpool.null import NullConnectionPool
 from mpool.pool import ConnectionPool
-from mpool.stack import note_stack
 
 POOL_CLASSES: dict[str, type[ConnectionPool]] = {"keep": ConnectionPool, "null": NullConnectionPool}
 
@@ -148,6 +149,7 @@ def _conflict(name: str, there: Registered, options: Mapping[str, Any], scope: s
 
 
 registry = Registry()
+at_fork(registry.start_anew)
 
 init_pool = registry.init_pool
 get_pool = registry.get_pool

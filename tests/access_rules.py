@@ -151,8 +151,8 @@ PROTECTED_FROM_OUTSIDE = {
     "    def __call__(self, req):\n        return 'secret'",
     "its method decides": "class page:\n    def __init__(self, req):\n        pass\n    def __auth__(self, req, user, "
     "password):\n        return (user, password) == ('spam', 'eggs')\n    def __call__(self, req):\n        return 'secret'",
-    "handler class": "from handlers.methods import Handler\nclass page(Handler):\n    __auth__ = USERS\n"
+    "handler class": "from handlers.pages.methods import Handler\nclass page(Handler):\n    __auth__ = USERS\n"
     "    def get(self, req):\n        return 'secret'",
-    "handler method": "from handlers.methods import Handler\nclass page(Handler):\n    @wraps\n    def get(self, req):\n"
+    "handler method": "from handlers.pages.methods import Handler\nclass page(Handler):\n    @wraps\n    def get(self, req):\n"
     "        __auth__ = USERS\n        return 'secret'",
 }

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from handlers import files
-from handlers.context import Call, Settings, entered
-from handlers.importer import Importer, statement
+from handlers.reload import files
+from handlers.reload.context import Call, Settings, entered
+from handlers.reload.importing import Importer
+from handlers.reload.interpreter import statement
 
 _clock = itertools.count(1_000_000_000)
 
@@ -73,7 +74,7 @@ class Request:
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setattr(files, "QUIET", 0)
     site = Site(tmp_path)
-    monkeypatch.setattr("handlers.importer._importer", site.importer)
+    monkeypatch.setattr("handlers.reload.interpreter.importer", site.importer)
     monkeypatch.setattr("builtins.__import__", statement)
     before = set(sys.modules)
     yield site

@@ -18,12 +18,12 @@ from typing import Any
 
 from mod_python import apache
 
-from handlers import finder, leases
-from handlers.context import Call, Imports, Settings, begin, current, end, entered, settings
-from handlers.errorpage import error_page
-from handlers.filters import Filter
-from handlers.importer import (
-    Importer,
+from handlers.apache.filters import Filter
+from handlers.reload import finder
+from handlers.reload.context import Call, Imports, Settings, begin, current, end, entered, settings
+from handlers.reload.debug_page import error_page
+from handlers.reload.importing import Importer
+from handlers.reload.interpreter import (
     freeze_modules,
     import_module,
     module_info,
@@ -31,8 +31,9 @@ from handlers.importer import (
     page_module,
     request_modules_graph,
 )
-from handlers.modules import ModuleCache, ModuleInfo
-from handlers.underway import Underway
+from handlers.reload.modules import ModuleCache, ModuleInfo
+from handlers.request import leases
+from handlers.request.underway import Underway
 from mpool import find_request_by, interpreter_name, log, note_stack
 
 _importer: Importer
@@ -76,7 +77,7 @@ def _replace_publishers_parts() -> None:
     """What mod_python's publisher and util do in a way of their own: a page cache, and a 302 before the commit."""
     from mod_python import util
 
-    from handlers.serving import redirect
+    from handlers.pages.serving import redirect
 
     util.redirect = redirect
     with contextlib.suppress(ImportError):  # it needs what a later Python no longer has
@@ -412,12 +413,16 @@ def _include_dispatch(original: Callable[..., Any]) -> Callable[..., Any]:
 def _reported(callback: Any, config: Any, **context: Any) -> int:
     """Report the exception under way: to the log and, with PythonDebug On, to the browser."""
     kind, error, trace = sys.exc_info()
-    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_globals.get("__package__") == "handlers":
+    while trace is not None and trace.tb_next is not None and _is_ours(trace):
         trace = trace.tb_next  # what matters begins below the importer's own frames
     try:
         return int(callback.ReportError(kind, error, trace, debug=config.get("PythonDebug") == "1", **context))
     finally:
         del trace, error
+
+
+def _is_ours(trace: Any) -> bool:
+    return str(trace.tb_frame.f_globals.get("__package__")).partition(".")[0] == "handlers"
 
 
 def _report_error(original: Callable[..., Any]) -> Callable[..., Any]:

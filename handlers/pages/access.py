@@ -16,9 +16,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from handlers import credentials
-from handlers.definitions import NAMES, CodeKey, decide, defines_access, facts_of_globals, key_of
 from handlers.errors import HttpError, Undecidable
+from handlers.pages import credentials
+from handlers.pages.definitions import NAMES, CodeKey, decide, defines_access, facts_of_globals, key_of
 
 AUTH, ACCESS, REALM = NAMES
 

@@ -19,7 +19,7 @@ from typing import Any
 from uuid import UUID
 
 from handlers.errors import HttpError
-from handlers.forms import Upload
+from handlers.pages.forms import Upload
 
 Converter = Callable[[Any], Any]
 

@@ -16,8 +16,8 @@ from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 from urllib.parse import parse_qsl
 
-from handlers import chunked
 from handlers.errors import HttpError
+from handlers.request import chunked
 
 CHUNK = 65536
 

@@ -18,14 +18,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from handlers import leases
-from handlers.access import Protection, admit, level_values, protection
-from handlers.arguments import Plan, make_plan
-from handlers.definitions import facts_of_globals
 from handlers.errors import HttpError
-from handlers.forms import read_form
-from handlers.results import Response
-from handlers.serving import DECLINED, DONE, OK, serve, server_return
+from handlers.pages.access import Protection, admit, level_values, protection
+from handlers.pages.arguments import Plan, make_plan
+from handlers.pages.definitions import facts_of_globals
+from handlers.pages.forms import read_form
+from handlers.pages.results import Response
+from handlers.pages.serving import DECLINED, DONE, OK, serve, server_return
+from handlers.request import leases
 
 HTTP_OK = 200
 

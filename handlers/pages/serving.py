@@ -13,9 +13,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from handlers import leases, output, results
 from handlers.errors import HttpError, Undecidable
-from handlers.forms import Form
+from handlers.pages import results
+from handlers.pages.forms import Form
+from handlers.request import leases, output
 from mpool import PoolError, PoolTimeout, TooManyRequests, log
 
 OK, DECLINED, DONE = 0, -1, -2

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from handlers.access import ACCESS, AUTH, NO_PROTECTION, Protection, cells, follow, level_values, protection
-from handlers.arguments import Plan, make_plan
-from handlers.definitions import NAMES, CodeKey, Facts, facts_of_globals
 from handlers.errors import Undecidable
-from handlers.methods import Handler
+from handlers.pages.access import ACCESS, AUTH, NO_PROTECTION, Protection, cells, follow, level_values, protection
+from handlers.pages.arguments import Plan, make_plan
+from handlers.pages.definitions import NAMES, CodeKey, Facts, facts_of_globals
+from handlers.pages.methods import Handler
 from mpool import is_connection, is_cursor, is_pool
 
 PAGE_METHODS = ("GET", "HEAD", "POST")

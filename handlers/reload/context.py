@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from handlers.failures import Failure
-from handlers.loads import Load
-from handlers.modules import ModuleInfo
+from handlers.reload.failures import Failure
+from handlers.reload.loads import Load
+from handlers.reload.modules import ModuleInfo
 
 
 class Imports:

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterable
 from types import TracebackType
 
-from handlers.modules import ModuleCache, ModuleInfo
+from handlers.reload.modules import ModuleCache, ModuleInfo
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Mod_python error: {title}</title></head>

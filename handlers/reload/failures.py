@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import FunctionType, TracebackType
 from typing import Any
 
-from handlers.files import Signature, signature_of
+from handlers.reload.files import Signature, signature_of
 
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0  # seconds until a failed reload is tried again though its files are unchanged
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
-from handlers.context import Call
-from handlers.modules import ModuleInfo
+from handlers.reload.context import Call
+from handlers.reload.modules import ModuleInfo
 
 # A page that bears the name of one of these must not hide it from the pages beside it.
 RESERVED = frozenset({"handlers", "mod_python", "mpool"})

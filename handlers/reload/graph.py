@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from handlers.modules import ModuleCache
+from handlers.reload.modules import ModuleCache
 
 
 def graph(name: str, modules: Iterable[tuple[ModuleCache, Iterable[str]]], verbose: bool) -> str:

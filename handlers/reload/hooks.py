@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from handlers.failures import text_of
-from handlers.modules import ModuleInfo
+from handlers.reload.failures import text_of
+from handlers.reload.modules import ModuleInfo
 from mpool import describe, is_connection, is_pool, is_registered, log
 
 KEEP = "__mp_keep__"

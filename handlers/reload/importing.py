@@ -2,30 +2,24 @@
 
 Modules are identified by file. A changed file is loaded anew beside the old instance, which keeps serving until the
 new one has been executed without an error, and for good if there is one. Then the two are swapped in one step, and the
-old instance is retired: see ``handlers.retire``. The rules are those of mod_python 3.3; README.rst lists, item by item,
+old instance is retired: see retire.py. The rules are those of mod_python 3.3; README.rst lists, item by item,
 what is kept and what is better.
 """
 
 from __future__ import annotations
 
-import builtins
 import errno
 import math
 import os
-import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from types import FrameType, ModuleType
-from typing import Any
+from collections.abc import Sequence
+from types import ModuleType
 
-from handlers import files, finder
-from handlers.context import Call, Settings, current, entered
-from handlers.failures import Failure
-from handlers.graph import graph
-from handlers.loader import Loader, despite
-from handlers.modules import ModuleCache, ModuleInfo, label_of
-from mpool import interpreter_name, log, on_child_exit
+from handlers.reload import files, finder
+from handlers.reload.context import Call, Settings
+from handlers.reload.failures import Failure
+from handlers.reload.loader import Loader, despite
+from handlers.reload.modules import ModuleCache, ModuleInfo, label_of
 
 Found = tuple[ModuleCache, "os.stat_result | None"]
 
@@ -244,178 +238,3 @@ class Importer:
             return True
         child.removed = False
         return self._serving(child, stat, call, child.path)[0] is not bound
-
-
-# -- the importer of this interpreter ----------------------------------------------------------------------------------
-
-_importer = Importer()
-_plain_import = builtins.__import__
-_BUILT_IN = frozenset(sys.builtin_module_names)
-
-
-def _outside(req: Any) -> Call:
-    """For an import that no dispatch of ours is responsible for: a thread's, a cleanup's. ``install`` replaces it.
-
-    What it imports is remembered for this one import only. (reload contract, items 25 and 43)
-    """
-    return Call()
-
-
-def _begin_again(caller: FrameType) -> Any:
-    """What a dispatch of mod_python's own is to take for the module; None for any other *caller*. Replaced likewise."""
-    return None
-
-
-def import_module(
-    name: str, autoreload: bool | None = None, log: bool | None = None, path: Sequence[str] | None = None
-) -> ModuleType:
-    """The module *name*, reloaded if it has changed. (mod_python manual, section "import_module")
-
-    *name* is a bare name (looked for in *path*, beside the importing module, in its ``__mp_path__`` and in
-    ``PythonOption mod_python.importer.path``, then imported by Python), or a path with its extension: absolute, from
-    the handler root (``~/``) or relative to the importing module (``./``, ``../``). Within a request every import of a
-    file gives the same module. *autoreload* and *log* default to PythonAutoReload and PythonDebug.
-
-    Raises ModuleNotFoundError for a name, FileNotFoundError for a path that is not there, and whatever the module's
-    own code raises, where no earlier instance of it can serve.
-    """
-    caller = sys._getframe(1)  # the direct caller and no further: a wrapper is the importing module then
-    info = caller.f_globals.get("__mp_info__")
-    call = current()
-    if call is None:
-        again: ModuleType | None = _begin_again(caller)
-        if again is not None:
-            return again
-        call = _outside(None)
-    if info.__class__ is not ModuleInfo:
-        info = call.loads[-1].info if call.loads else None
-    if log is not None:
-        call = call.but(log=log)
-    if autoreload is not None:
-        call = call.but(settings=replace(call.settings, autoreload=bool(autoreload)))
-    with entered(call):
-        found = _importer.find(name, call, info, path or ())
-        if found is None:
-            return _plain_import(name, {}, {}, ["*"])
-        # The path of an explicit import is the module's own search path from then on. (reload contract, item 13)
-        own_path = path if path and finder.is_explicit(name) else ()
-        return _importer.obtain(found, call, info, own_path).module
-
-
-def page_module(req: Any, filename: str) -> ModuleType:
-    """The module of the page *filename* for this request; FileNotFoundError where there is no such file."""
-    call = current()
-    if call is not None and call.req is req:
-        return _importer.page(filename, call)
-    call = _outside(req)
-    with entered(call):
-        return _importer.page(filename, call)
-
-
-def statement(
-    name: str,
-    globals: Mapping[str, Any] | None = None,
-    locals: Mapping[str, Any] | None = None,
-    fromlist: Sequence[str] | None = (),
-    level: int = 0,
-) -> ModuleType:
-    """What ``import`` statements call after ``install()``: in a managed module a bare name is looked for beside it.
-
-    The importing module is known by the globals that the statement passes, and by nothing else; a call of
-    ``__import__`` without them means its direct caller's. C code that imports passes an empty list, and means Python's
-    own modules: with that list what is beside the module is found only where Python has none of that name.
-    (reload contract, item 44) The built-in modules are Python's, as they are in any script.
-    """
-    if not level and "." not in name and name not in _BUILT_IN:
-        own = globals
-        if own is None:
-            caller = sys._getframe().f_back
-            own = caller.f_globals if caller is not None else {}
-        info = own.get("__mp_info__")
-        if isinstance(info, ModuleInfo):
-            if fromlist == []:
-                return _after_python(name, globals, locals, info)
-            module = _beside(name, info)
-            if module is not None:
-                return module
-    return _plain_import(name, globals, locals, fromlist, level)
-
-
-def _after_python(
-    name: str, globals: Mapping[str, Any] | None, locals: Mapping[str, Any] | None, info: ModuleInfo
-) -> ModuleType:
-    try:
-        return _plain_import(name, globals, locals, [], 0)
-    except ModuleNotFoundError as error:
-        module = _beside(name, info) if error.name == name else None
-        if module is None:
-            raise
-        return module
-
-
-def _beside(name: str, info: ModuleInfo) -> ModuleType | None:
-    call = current()
-    if call is None:
-        call = _outside(None)
-    key = (info.directory, name)
-    if key in call.imports.outside and not info.executing:
-        return None
-    with entered(call):
-        found = _importer.find(name, call, info, ())
-        if found is None:
-            call.imports.outside |= {key}
-            return None
-        return _importer.obtain(found, call, info).module
-
-
-def freeze_modules() -> None:
-    """No module of this interpreter is checked or reloaded any more, until the child ends."""
-    _importer.freeze()
-
-
-def modules_graph(verbose: int = 0) -> str:
-    """The modules of this interpreter and what each was built on, as text for Graphviz."""
-    return graph("GLOBAL", ((cache, cache.children) for cache in _importer.caches()), bool(verbose))
-
-
-def request_modules_graph(verbose: int = 0) -> str:
-    """The modules that the present request has imported, and all that each has imported, as text for Graphviz."""
-    call = current()
-    infos = list(call.imports.infos.values()) if call else []
-    return graph("REQUEST", ((info.cache, info.children) for info in infos), bool(verbose))
-
-
-def module_info(label: str) -> ModuleCache:
-    """What is known of the module *label* (its ``__name__``); KeyError for any other name."""
-    for cache in _importer.caches():
-        if cache.label == label:
-            return cache
-    raise KeyError(label)
-
-
-def python_path(path: list[str]) -> list[str]:
-    """Install the importer in whichever interpreter evaluates this, and answer with *path*.
-
-    For ``PythonPath "__import__('handlers.importer').importer.python_path(sys.path)"``: mod_python evaluates that in
-    each interpreter, before its first import, and so reaches those that no PythonImport line names. It goes together
-    with ``PythonImport psycopg2 main_interpreter``: two interpreters that import psycopg2 first, at the same moment,
-    break it for the whole child.
-    """
-    install()
-    return path
-
-
-def install() -> None:
-    """Switch the importer on for the interpreter that this is called in; a second call changes nothing.
-
-    ``PythonImport handlers.importer::install NAME``, as the last line but the one that imports psycopg2.
-    """
-    global _outside, _begin_again
-    from handlers import dispatch
-
-    if dispatch.install(_importer):
-        _outside = dispatch.call_outside
-        _begin_again = dispatch.begin_again
-        builtins.__import__ = statement
-        on_child_exit(_importer.retirement.child_ends)
-        log("info", f"the importer is installed in interpreter {interpreter_name()!r}")

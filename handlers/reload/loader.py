@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from functools import partial
 from types import CodeType
 
-from handlers import files, hooks
-from handlers.context import Call
-from handlers.failures import Failure, copy_of, detached
-from handlers.loads import Load, Loads, State
-from handlers.modules import ModuleCache, ModuleInfo
-from handlers.retire import Retirement
+from handlers.reload import files, hooks
+from handlers.reload.context import Call
+from handlers.reload.failures import Failure, copy_of, detached
+from handlers.reload.loads import Load, Loads, State
+from handlers.reload.modules import ModuleCache, ModuleInfo
+from handlers.reload.retire import Retirement
 from mpool import log
 
 HEADROOM = 60  # calls that may nest while a load is settled, or put back

@@ -13,9 +13,9 @@ from collections.abc import Callable, Hashable, Iterable
 from enum import Enum
 from types import ModuleType
 
-from handlers.failures import Failure
-from handlers.files import Signature
-from handlers.modules import ModuleInfo
+from handlers.reload.failures import Failure
+from handlers.reload.files import Signature
+from handlers.reload.modules import ModuleInfo
 
 
 class State(Enum):

@@ -10,9 +10,9 @@ from operator import attrgetter, is_not
 from types import ModuleType
 from typing import Any
 
-from handlers.failures import Failure
-from handlers.files import Signature
-from handlers.watch import Watch
+from handlers.reload.failures import Failure
+from handlers.reload.files import Signature
+from handlers.reload.watch import Watch
 
 _INFO = attrgetter("info")
 

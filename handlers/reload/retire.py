@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from types import CellType, FrameType, FunctionType, MethodType
 from typing import Any
 
-from handlers import hooks
-from handlers.context import Imports, in_dispatch
-from handlers.modules import ModuleInfo
+from handlers.reload import hooks
+from handlers.reload.context import Imports, in_dispatch
+from handlers.reload.modules import ModuleInfo
 from mpool import describe, is_connection, is_cursor, is_pool, is_registered, log, run_later
 
 PURGE_TIMEOUT = 5.0  # seconds for one __mp_purge__

@@ -20,7 +20,7 @@ from operator import call
 from struct import Struct
 from typing import Any
 
-from handlers.files import QUIET, Signature
+from handlers.reload.files import QUIET, Signature
 
 MOMENT = QUIET / 2  # seconds; a file's times lag behind the clock by up to 10 ms
 
@@ -66,7 +66,7 @@ class Watch:
         """Is nothing at all different, for all files? False also where that cannot be told: then look closer.
 
         A look by another thread will do if it began after *since*, in seconds since the epoch, and a moment ago: what
-        was written after it is not complete yet (see ``handlers.files``).
+        was written after it is not complete yet (see files.py).
         """
         seen = self._seen
         if seen is None:

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from handlers.context import Imports
-from handlers.output import has_sent
+from handlers.reload.context import Imports
+from handlers.request.output import has_sent
 from mpool import get_connection, interpreter_name, log, note_stack, release
 
 #: The attribute of the main request that holds its `RequestLeases`: this interpreter's, since another, which may serve

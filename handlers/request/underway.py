@@ -1,7 +1,7 @@
 """What one main request has imported, and its end.
 
 It counts as under way from its first dispatch until mod_python drops its object, when its pool is cleaned up: what it
-uses of an old instance is not let go before (see ``handlers.retire``).
+uses of an old instance is not let go before (see ``reload/retire.py``).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import sys
 import threading
 from typing import Any
 
-from handlers import leases
-from handlers.context import Imports
-from handlers.retire import Retirement
+from handlers.reload.context import Imports
+from handlers.reload.retire import Retirement
+from handlers.request import leases
 from mpool import interpreter_name
 
 # What mod_python drops with a request is freed later then, or never (see ``mpool.stack``): a cleanup says when it ends.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, ParamSpec, TypeVar
 
-from mpool.apache import log
+from mpool.host.apache import log
 
 try:
     import psycopg2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from mpool.driver import went_unanswered
+from mpool.driver.psycopg import went_unanswered
 
 FIRST_DELAY = 0.1
 LONGEST_DELAY = 5.0

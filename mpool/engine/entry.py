@@ -20,11 +20,11 @@ from psycopg2.extensions import (
 )
 from psycopg2.extensions import connection as DriverConnection
 
-from mpool import pooler
-from mpool.driver import reads_read_only
+from mpool.driver import pooler
+from mpool.driver.psycopg import reads_read_only
 
 if TYPE_CHECKING:
-    from mpool.supply import Supply
+    from mpool.engine.supply import Supply
 
 _savepoints = itertools.count(1)
 UNSTAMPED = object()  # a tick that is no pool's

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any
 
-from mpool.apache import log
-from mpool.entry import Entry
+from mpool.engine.entry import Entry
+from mpool.host.apache import log
 
 LONGEST_STACK = 20
 

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import _thread
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import psycopg2
 
-from mpool.entry import execute
+from mpool.engine.entry import execute
 from mpool.errors import PoolError
 
-if TYPE_CHECKING:
-    from mpool.pool import ConnectionPool
+
+class Pool(Protocol):
+    """What a lease needs of its pool."""
+
+    name: str
+
+    def getconn(self, timeout: float | None = None, owner: object = None) -> Any: ...
+    def putconn(self, conn: Any) -> None: ...
+    def put_failed(self, conn: Any) -> None: ...
+    def note_error(self, conn: Any, error: BaseException) -> None: ...
 
 
 class Lease:
@@ -20,7 +28,7 @@ class Lease:
 
     __slots__ = ("_conn", "_owner", "_pool", "_timeout", "_uses")
 
-    def __init__(self, pool: ConnectionPool, timeout: float | None = None, owner: object = None) -> None:
+    def __init__(self, pool: Pool, timeout: float | None = None, owner: object = None) -> None:
         self._pool = pool
         self._timeout = timeout
         self._owner = _thread.get_ident() if owner is None else owner

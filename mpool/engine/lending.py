@@ -17,15 +17,15 @@ import threading
 import traceback
 from typing import Any
 
-from mpool import leaks
-from mpool.apache import log
-from mpool.bounded import bounded
-from mpool.driver import one_line
-from mpool.entry import MARKED, UNSTAMPED, Entry, execute_alone
+from mpool.driver.psycopg import one_line
+from mpool.engine import leaks
+from mpool.engine.entry import MARKED, UNSTAMPED, Entry, execute_alone
+from mpool.engine.returning import Returning
+from mpool.engine.supply import PoolState
+from mpool.engine.waiting import Waiter
 from mpool.errors import PoolTimeout, TooManyRequests
-from mpool.returning import Returning
-from mpool.supply import PoolState
-from mpool.waiting import Waiter
+from mpool.host.apache import log
+from mpool.host.bounded import bounded
 
 LONGEST_WAIT = 3600.0  # seconds in one piece: what a platform's locks take is limited
 NAP = 0.1  # and where there is no housekeeper, and the callers themselves look for what is late or lost

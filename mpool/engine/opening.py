@@ -9,12 +9,12 @@ from typing import Any
 import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
-from mpool import pooler
-from mpool.apache import interpreter_name, log
 from mpool.config import Conninfo, Kwargs, PoolConfig, parse_conninfo
-from mpool.driver import without_traceback
-from mpool.entry import connection_class
+from mpool.driver import pooler
+from mpool.driver.psycopg import without_traceback
+from mpool.engine.entry import connection_class
 from mpool.errors import PoolError
+from mpool.host.apache import interpreter_name, log
 
 APPLICATION_NAME_BYTES = 63  # the server cuts what is longer
 # What TCP by itself takes hours for: a statement on a network that has gone silent fails after some 30 s, an idle

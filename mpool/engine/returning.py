@@ -12,12 +12,13 @@ from typing import Any
 import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
-from mpool import leaks, pooler
-from mpool.apache import log
-from mpool.driver import Verdict, is_broken, last_words, one_line, verdict
-from mpool.entry import IDLE, MARKED, RETURNING, Entry, EntryState, execute_alone
+from mpool.driver import pooler
+from mpool.driver.psycopg import Verdict, is_broken, last_words, one_line, verdict
+from mpool.engine import leaks
+from mpool.engine.entry import IDLE, MARKED, RETURNING, Entry, EntryState, execute_alone
+from mpool.engine.supply import PoolState, Supply
 from mpool.errors import LeaseError, PoolError
-from mpool.supply import PoolState, Supply
+from mpool.host.apache import log
 
 
 class Returning(Supply):

@@ -18,17 +18,18 @@ from typing import Any
 import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_ACTIVE
 
-from mpool.apache import log
-from mpool.bounded import start_thread
-from mpool.circuit import Circuit
 from mpool.config import PoolConfig
-from mpool.driver import close_quietly, one_line
-from mpool.entry import IDLE, Entry, EntryState, Leased, all_hung_up
+from mpool.driver.psycopg import close_quietly, one_line
+from mpool.engine.circuit import Circuit
+from mpool.engine.entry import IDLE, Entry, EntryState, Leased, all_hung_up
+from mpool.engine.opening import Connector, Opening
+from mpool.engine.stats import Counters
+from mpool.engine.waiting import Waiter
 from mpool.errors import PoolClosed, PoolUnavailable
-from mpool.housekeeper import housekeeper
-from mpool.opening import Connector, Opening
-from mpool.stats import Counters
-from mpool.waiting import Waiter
+from mpool.host.apache import log
+from mpool.host.bounded import start_thread
+from mpool.host.forking import at_fork
+from mpool.host.housekeeper import housekeeper
 
 NEVER = object()  # a tick that no entry carries
 GENERATION_PAUSE = 1.0  # seconds between two losses of a whole generation
@@ -397,3 +398,6 @@ def after_fork_in_child() -> None:
 
 def _run_here(function: Callable[..., object], *args: Any) -> None:
     function(*args)
+
+
+at_fork(after_fork_in_child)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from mpool import leaks
-from mpool.apache import log, log_exception
-from mpool.entry import MARKED, Entry
-from mpool.housekeeper import housekeeper
-from mpool.lending import Lending
-from mpool.supply import NEVER, PoolState
+from mpool.engine import leaks
+from mpool.engine.entry import MARKED, Entry
+from mpool.engine.lending import Lending
+from mpool.engine.supply import NEVER, PoolState
+from mpool.host.apache import log, log_exception
+from mpool.host.housekeeper import housekeeper
 
 REST = 30.0  # seconds between two steps of a pool that nobody uses
 STEP = 0.5  # and of one that is in use
@@ -88,7 +88,7 @@ class Upkeep(Lending):
     def _call_reconnect_failed(self) -> None:
         assert self.config.reconnect_failed is not None
         try:
-            self.config.reconnect_failed(self)  # type: ignore[arg-type]
+            self.config.reconnect_failed(self)
         except Exception:
             log_exception(f"{self.name}: reconnect_failed raised")
 

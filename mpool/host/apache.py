@@ -14,6 +14,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from mpool.host.forking import at_fork
+
 EXIT_SECONDS = 5.0  # a child that is told to stop is killed after 10
 DEFAULT_MAX_SIZE = 10
 
@@ -215,3 +217,6 @@ def forget_parent() -> None:
     _lock = threading.Lock()  # another thread of the parent's may have held it
     _callbacks.clear()
     _last_callbacks.clear()
+
+
+at_fork(forget_parent)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
-from mpool import apache, supply
-from mpool.housekeeper import housekeeper
-from mpool.registry import registry
-
-
-def after_fork_in_child() -> None:
-    apache.forget_parent()
-    housekeeper.start_anew()
-    supply.after_fork_in_child()
-    registry.start_anew()
+_begin_anew: list[Callable[[], None]] = []
 
 
-def install() -> None:
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=after_fork_in_child)
+def at_fork(begin_anew: Callable[[], None]) -> None:
+    """Have *begin_anew* called in the child of every fork from now on, in the order of these calls."""
+    _begin_anew.append(begin_anew)
+
+
+def _after_fork_in_child() -> None:
+    for begin_anew in _begin_anew:
+        begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
-from mpool.apache import log_exception
+from mpool.host.apache import log_exception
+from mpool.host.forking import at_fork
 
 LONGEST_SLEEP = 30.0
 
@@ -133,3 +134,4 @@ class Housekeeper:
 
 
 housekeeper = Housekeeper()
+at_fork(housekeeper.start_anew)

@@ -230,8 +230,8 @@ def test_pool_options_has_every_option_of_a_pool_with_its_default():
 
 
 def test_pool_options_has_every_option_of_the_handlers_with_its_default():
-    from handlers.context import settings
-    from handlers.forms import DEFAULT_LIMITS
+    from handlers.pages.forms import DEFAULT_LIMITS
+    from handlers.reload.context import settings
 
     written = {key: value for key, value in values("pool-options.conf").items() if not key.startswith("mpool.")}
     assert settings({}, written) == settings({}, {})

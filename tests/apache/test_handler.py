@@ -96,7 +96,7 @@ def test_every_request_has_an_instance_of_its_own(accounts):
 
 PHASES = """
 from handlers.base import Handler
-from handlers.credentials import basic_credentials
+from handlers.pages.credentials import basic_credentials
 from mod_python import apache
 
 class Gate(Handler):

@@ -214,6 +214,6 @@ def test_a_page_that_keeps_its_request_holds_its_old_instance_for_a_while_only(s
     server = serve(page("a module name", 0).replace("def index(req):\n", keeping))
     server.get("/page")
     (old,) = backends()
-    server.edit("page.py", "from handlers import retire\nretire.PATIENCE = 0.2\n" + page("a module name", 1))
+    server.edit("page.py", "from handlers.reload import retire\nretire.PATIENCE = 0.2\n" + page("a module name", 1))
     assert server.get("/page").text.split()[0] == "1"
     wait_until(lambda: old not in backends(), what="it is closed")

@@ -6,7 +6,7 @@ import pytest
 
 AFTER = """
 from mod_python import apache
-from handlers import output
+from handlers.request import output
 
 def handler(req):
     if req.args == "how":

@@ -9,8 +9,8 @@ import pytest
 from servers.base import wait_until
 from servers.httpd import CONFIGURATIONS, REPOSITORY
 
-from mpool.apache import DEFAULT_MAX_SIZE
 from mpool.config import options_from_pythonoption, parse_conninfo
+from mpool.host.apache import DEFAULT_MAX_SIZE
 
 README = (REPOSITORY / "README.rst").read_text(encoding="utf-8")
 

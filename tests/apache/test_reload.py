@@ -192,13 +192,13 @@ def test_a_page_that_was_removed_is_gone_for_the_next_request_whoever_else_has_j
 
 ENDED = """
 import gc
-from handlers import importer
+from handlers.reload import interpreter
 from mod_python import apache
 
 gc.disable()  # what is in a cycle lives on
 
 def index(req):
-    return str(len(importer._importer.retirement._active))
+    return str(len(interpreter.importer.retirement._active))
 
 def fails(req):
     raise ValueError("on purpose")

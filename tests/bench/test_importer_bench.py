@@ -14,8 +14,8 @@ RESULTS = Path(os.environ.get("BENCH_RESULTS", "build/bench"))
 MEASURE = """
 import json, os, time
 from mod_python import apache
-from handlers import dispatch
-from handlers.context import Call, Settings, entered
+from handlers.apache import dispatch
+from handlers.reload.context import Call, Settings, entered
 
 ROUNDS, TIMES = 300, 20
 directory = os.path.dirname(__file__)

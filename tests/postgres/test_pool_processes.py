@@ -120,10 +120,10 @@ def test_the_end_of_a_process_closes_the_pools_after_the_callbacks(postgres):
 def test_a_callback_that_hangs_does_not_keep_the_process(postgres):
     out, err = run_python(
         """
-        import threading, mpool.apache
-        mpool.apache.EXIT_SECONDS = 0.2
+        import threading, mpool.host.apache
+        mpool.host.apache.EXIT_SECONDS = 0.2
         mpool.on_child_exit(threading.Event().wait)
-        mpool.apache.run_exit_callbacks(0.2)
+        mpool.host.apache.run_exit_callbacks(0.2)
         print("ended")
         """,
         postgres,
@@ -241,11 +241,11 @@ def test_a_first_import_in_the_wrong_interpreter_is_warned_of(postgres):
     code = """
         import sys
         try:
-            import mpool.apache, mpool.registry
+            import mpool.host.apache, mpool.registry
         except ImportError as error:   # from Python 3.13 on psycopg2 cannot be imported at all then
             print(error, file=sys.stderr, flush=True)
         else:
-            mpool.apache.interpreter_name = lambda: "a.test"
+            mpool.host.apache.interpreter_name = lambda: "a.test"
             mpool.get_pool()
     """
     # One only: on newer Pythons the others cannot use psycopg2 then, which is what the warning is about.

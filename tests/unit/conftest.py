@@ -3,7 +3,7 @@
 import pytest
 from importer_site import site
 
-from handlers import leases
+from handlers.request import leases
 
 __all__ = ["site"]
 

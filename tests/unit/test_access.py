@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 from werkzeug.security import generate_password_hash
 
 from handlers import publisher
-from handlers.credentials import Credentials, basic_credentials, password_matches
 from handlers.errors import Undecidable
+from handlers.pages.credentials import Credentials, basic_credentials, password_matches
 
 
 def basic(user: str, password: str) -> dict[str, str]:

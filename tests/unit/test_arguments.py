@@ -18,9 +18,9 @@ from fake_request import Request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.arguments import make_plan
 from handlers.errors import HttpError
-from handlers.forms import Form, Limits, Upload, parse_query, read_form
+from handlers.pages.arguments import make_plan
+from handlers.pages.forms import Form, Limits, Upload, parse_query, read_form
 
 if TYPE_CHECKING:
     from nowhere import Unknown

@@ -6,7 +6,7 @@ import pytest
 
 from mpool import PoolConfig
 from mpool.config import options_from_environment, options_from_pythonoption, parse_conninfo
-from mpool.opening import application_name
+from mpool.engine.opening import application_name
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from types import TracebackType
 import psycopg2
 import pytest
 
-from handlers.failures import copy_of, detached, text_of
+from handlers.reload.failures import copy_of, detached, text_of
 
 
 class Worded(Exception):

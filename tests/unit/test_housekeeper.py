@@ -11,9 +11,9 @@ import pytest
 from unit.fakes import FakeClock
 
 import mpool
-from mpool import apache
-from mpool.bounded import bounded
-from mpool.housekeeper import Housekeeper
+from mpool.host import apache
+from mpool.host.bounded import bounded
+from mpool.host.housekeeper import Housekeeper
 
 DEADLINE = 30.0
 
@@ -127,7 +127,7 @@ def test_log_levels_outside_apache(caplog):
 
 
 class FakeApache:
-    """What mpool.apache uses of mod_python.apache."""
+    """What mpool.host.apache uses of mod_python.apache."""
 
     AP_MPMQ_IS_THREADED, AP_MPMQ_MAX_THREADS = 2, 6
     APLOG_ERR, APLOG_WARNING, APLOG_NOTICE, APLOG_INFO, APLOG_DEBUG = 3, 4, 5, 6, 7

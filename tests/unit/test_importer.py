@@ -11,9 +11,9 @@ import pytest
 from importer_site import Site
 from servers.base import wait_until
 
-from handlers import files, retire
-from handlers.context import entered
-from handlers.modules import label_of
+from handlers.reload import files, retire
+from handlers.reload.context import entered
+from handlers.reload.modules import label_of
 
 
 def test_a_module_is_known_by_its_file_and_stands_in_sys_modules_under_its_label(site: Site) -> None:

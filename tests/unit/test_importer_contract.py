@@ -10,9 +10,10 @@ import pytest
 from importer_site import Site
 from servers.base import wait_until
 
-from handlers import context, files, importer
-from handlers.context import Settings, entered
-from handlers.modules import label_of
+from handlers import importer
+from handlers.reload import context, files
+from handlers.reload.context import Settings, entered
+from handlers.reload.modules import label_of
 
 
 def test_a_path_is_normalised_and_a_symlink_is_a_second_instance(site: Site) -> None:
@@ -325,7 +326,7 @@ def test_a_generation_is_counted_for_each_good_load_and_for_no_failed_one(site: 
 
 
 def test_a_purge_hook_that_hangs_does_not_keep_the_others(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("handlers.retire.PURGE_TIMEOUT", 0.05)
+    monkeypatch.setattr("handlers.reload.retire.PURGE_TIMEOUT", 0.05)
     end = threading.Event()
     site.write("gate.py", "purged = []")
     gate = site.load("gate")

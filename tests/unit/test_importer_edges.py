@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from importer_site import Site
 
-from handlers import files
+from handlers.reload import files
 
 
 def test_a_function_that_outlives_its_module_still_finds_what_it_imports(site: Site) -> None:

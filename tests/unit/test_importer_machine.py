@@ -25,10 +25,11 @@ from hypothesis import Phase, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from handlers import failures, files, importer, loader
-from handlers.context import Call, Imports, Settings, entered
-from handlers.importer import Importer, statement
-from handlers.modules import ModuleInfo, label_of
+from handlers.reload import failures, files, importing, interpreter, loader
+from handlers.reload.context import Call, Imports, Settings, entered
+from handlers.reload.importing import Importer
+from handlers.reload.interpreter import statement
+from handlers.reload.modules import ModuleInfo, label_of
 
 NAMES = ("mod_a", "mod_b", "mod_c", "mod_d", "mod_e")
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0
@@ -446,8 +447,8 @@ class ImporterMachine(RuleBasedStateMachine):
         self.model = Model()
         self.record = builtins.RECORD = Record()  # type: ignore[attr-defined]
         self.clock = Clock()
-        loader.time = failures.time = importer.time = self.clock  # type: ignore[assignment]
-        self.importer = importer._importer = Importer()
+        loader.time = failures.time = importing.time = self.clock  # type: ignore[assignment]
+        self.importer = interpreter.importer = Importer()
         self.importer.retirement._later = lambda delay, step: None  # the housekeeper is a rule
         self.open: list[OpenRequest] = []
         self.real: dict[Instance, weakref.ref[ModuleInfo]] = {}  # what corresponds to what
@@ -700,8 +701,8 @@ ImporterMachine.TestCase.settings = settings(
 @pytest.fixture
 def _importer_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(files, "QUIET", 0)
-    monkeypatch.setattr(importer, "_importer", importer._importer)
-    monkeypatch.setattr(importer, "time", importer.time)
+    monkeypatch.setattr(interpreter, "importer", interpreter.importer)
+    monkeypatch.setattr(importing, "time", importing.time)
     monkeypatch.setattr(loader, "time", loader.time)
     monkeypatch.setattr(failures, "time", failures.time)
     monkeypatch.setattr(builtins, "RECORD", None, raising=False)

@@ -19,10 +19,10 @@ import pytest
 from importer_site import Site
 from servers.base import wait_until
 
-from handlers.context import Call, entered
-from handlers.failures import FIRST_RETRY
-from handlers.loads import Load, Loads
-from handlers.modules import ModuleInfo
+from handlers.reload.context import Call, entered
+from handlers.reload.failures import FIRST_RETRY
+from handlers.reload.loads import Load, Loads
+from handlers.reload.modules import ModuleInfo
 
 PATIENCE = 60.0
 

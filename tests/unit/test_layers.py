@@ -10,8 +10,36 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# All that these packages know of mod_python is in these modules.
-MAY_IMPORT_MOD_PYTHON = {"mpool.apache", "handlers.dispatch", "handlers.publisher", "handlers.status"}
+# What imports mod_python, and nothing else does.
+MAY_IMPORT_MOD_PYTHON = {"mpool.host.apache", "handlers.apache.dispatch", "handlers.publisher", "handlers.status"}
+
+# What each folder, and each door beside the folders, may import of its own package. Each README.rst says the same.
+MPOOL = {
+    "errors": set[str](),
+    "host": set[str](),
+    "driver": {"host", "errors"},
+    "config": {"driver", "errors"},
+    "engine": {"config", "driver", "host", "errors"},
+    "pool": {"engine", "config", "driver", "host", "errors"},
+    "null": {"pool", "engine", "driver"},
+    "compat": {"pool", "driver", "errors"},
+    "recognise": {"compat", "pool", "driver"},
+    "registry": {"null", "pool", "engine", "config", "driver", "host", "errors"},
+    "": {"recognise", "registry", "null", "pool", "config", "driver", "host", "errors"},  # mpool/__init__.py
+    "tools": {"config", ""},
+}
+HANDLERS = {
+    "": set[str](),
+    "errors": set[str](),
+    "reload": {"errors"},
+    "request": {"reload", "errors"},
+    "pages": {"request", "reload", "errors"},
+    "apache": {"pages", "request", "reload", "errors"},
+    "importer": {"apache", "reload"},
+    "base": {"pages", "request", "reload"},
+    "publisher": {"pages", "request", "reload", "errors"},
+}
+MAY_IMPORT = {"mpool": MPOOL, "handlers": HANDLERS}
 
 
 def modules(package: str) -> dict[str, Path]:
@@ -55,7 +83,7 @@ def within(target: str, package: str) -> bool:
         ("import a.b as c", "m", False, ["a.b"]),
         ("from a import b", "m", False, ["a.b"]),
         ("from . import b", "mpool.pool", False, ["mpool.b"]),
-        ("from .entry import Entry", "mpool", True, ["mpool.entry.Entry"]),
+        ("from .engine import Entry", "mpool", True, ["mpool.engine.Entry"]),
         ("from ..pool import P", "mpool.tools.serve", False, ["mpool.pool.P"]),
         ("def f():\n    import late", "m", False, ["late"]),
     ],
@@ -67,6 +95,46 @@ def test_every_form_of_import_is_seen(source, module, is_package, expected):
 def test_both_packages_are_looked_at():
     assert {"mpool", "mpool.tools.main"} <= set(modules("mpool"))
     assert {"handlers", "handlers.importer"} <= set(modules("handlers"))
+
+
+def room(name: str, package: str) -> str:
+    """The folder of a module, or the module itself where it stands beside the folders; "" for the package's front."""
+    return name.removeprefix(package).lstrip(".").partition(".")[0]
+
+
+def arrows(package: str) -> set[tuple[str, str]]:
+    """Who imports whom inside *package*, by module, imports for typing and inside functions included."""
+    known = modules(package)
+    found = set()
+    for name, target in imports_of(package):
+        while within(target, package):
+            if target in known:
+                found.add((name, target))
+                break
+            target = target.rpartition(".")[0]
+    return found
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_arrows_between_folders_point_down(package):
+    rooms = {(room(a, package), room(b, package)) for a, b in arrows(package)}
+    assert not {(a, b) for a, b in rooms if a != b and b not in MAY_IMPORT[package][a]}
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_no_module_imports_itself_by_way_of_others(package):
+    imports: dict[str, set[str]] = {}
+    for a, b in arrows(package):
+        # A folder's own __init__.py holds no code.
+        if a != b and not (a.startswith(b + ".")):
+            imports.setdefault(a, set()).add(b)
+    left = set(modules(package))
+    while True:
+        leaves = {name for name in left if not imports.get(name, set()) & left}
+        if not leaves:
+            break
+        left -= leaves
+    assert not left, "these import each other in a circle"
 
 
 def test_mpool_never_imports_handlers():

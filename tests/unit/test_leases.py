@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from fake_request import Request
 
-from handlers import leases
+from handlers.request import leases
 
 READY, BEGUN = 1, 2  # psycopg2.extensions.STATUS_READY and STATUS_BEGIN
 

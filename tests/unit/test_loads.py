@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from handlers.loads import Load, Loads, State
-from handlers.modules import ModuleCache, ModuleInfo
+from handlers.reload.loads import Load, Loads, State
+from handlers.reload.modules import ModuleCache, ModuleInfo
 
 PATIENCE = 60.0
 

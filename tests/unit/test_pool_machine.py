@@ -12,9 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from unit.fakes import Background, FakeClock, FakeConnection, FakeServer, make_pool
 
 from mpool import LeaseError, PoolTimeout
-from mpool.entry import EntryState
-from mpool.supply import PoolState
-from mpool.waiting import Waiter
+from mpool.engine.entry import EntryState
+from mpool.engine.supply import PoolState
+from mpool.engine.waiting import Waiter
 
 steps = 0  # counted over the whole run
 

@@ -8,9 +8,9 @@ import pytest
 from unit.fakes import Background, FakeClock, FakeServer, make_pool
 
 from mpool import LeaseError, PoolError, PoolTimeout, PoolUnavailable
-from mpool.circuit import FIRST_DELAY, JITTER, LONGEST_DELAY, Circuit
-from mpool.driver import went_unanswered
-from mpool.waiting import Waiter
+from mpool.driver.psycopg import went_unanswered
+from mpool.engine.circuit import FIRST_DELAY, JITTER, LONGEST_DELAY, Circuit
+from mpool.engine.waiting import Waiter
 
 
 @pytest.fixture

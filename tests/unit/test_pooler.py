@@ -8,9 +8,9 @@ import psycopg2
 import pytest
 
 from mpool import PoolConfig
-from mpool.driver import last_words
-from mpool.entry import PoolConnection
-from mpool.pooler import MODES, stands_before, was_full
+from mpool.driver.pooler import MODES, stands_before, was_full
+from mpool.driver.psycopg import last_words
+from mpool.engine.entry import PoolConnection
 
 
 class Numbered:

@@ -17,8 +17,10 @@ from fake_request import Request, make_page
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers import leases, publisher, results, serving
+from handlers import publisher
+from handlers.pages import results, serving
 from handlers.publisher import Response, not_modified, redirect
+from handlers.request import leases
 from mpool import PoolConflict, PoolTimeout, TooManyRequests
 
 
@@ -260,7 +262,7 @@ def test_a_mark_counts_in_the_module_that_set_it_only(visit):
 
 
 def test_a_connection_or_pool_of_the_pages_own_class_is_not_published(visit, monkeypatch):
-    monkeypatch.setattr("handlers.traversal.is_pool", lambda obj: type(obj).__name__ == "OwnPool")
+    monkeypatch.setattr("handlers.pages.traversal.is_pool", lambda obj: type(obj).__name__ == "OwnPool")
     source = "class OwnPool:\n    def __call__(self, req): return ''\n    def closeall(self, req): return ''\npool = OwnPool()"
     assert visit(source, "pool") == 404
     assert visit(source, "pool/closeall") == 404
@@ -331,7 +333,7 @@ def test_a_file_that_begins_with_an_underscore_is_no_page(visit):
                                  "keys", "data", "func", "__wrapped__", "", "."]), min_size=1, max_size=5))  # fmt: skip
 def test_no_path_leads_out_of_the_page(path):
     module = make_page(SITE, "_mp_paths")
-    from handlers.traversal import Refused, resolve
+    from handlers.pages.traversal import Refused, resolve
 
     try:
         target = resolve(module, ".".join(path))
@@ -643,7 +645,7 @@ def test_two_sites_that_ask_for_one_pool_are_an_error_not_an_outage(visit):
 
 
 def test_the_connection_of_the_function_is_the_one_of_the_request(visit):
-    source = "from handlers.leases import connection\ndef page(req, conn):\n    return str(conn is connection(req))"
+    source = "from handlers.request.leases import connection\ndef page(req, conn):\n    return str(conn is connection(req))"
     visit(source)
     assert visit.req.written == b"True"
 

@@ -9,8 +9,8 @@ import pytest
 from importer_site import Site
 from servers.base import wait_until
 
-from handlers import retire
-from handlers.context import Call, entered
+from handlers.reload import retire
+from handlers.reload.context import Call, entered
 
 
 def request_on_an_old_instance(site: Site, later: Callable[..., object] = retire.run_later) -> Call:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from handlers import files, watch
-from handlers.watch import Watch
+from handlers.reload import files, watch
+from handlers.reload.watch import Watch
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""What one main request holds: its modules, its connections, the bytes that come and go."""

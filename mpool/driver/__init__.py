@@ -1,0 +1,1 @@
+"""All that mpool knows of psycopg2 and of PgBouncer."""

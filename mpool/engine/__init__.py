@@ -1,0 +1,1 @@
+"""The inside of a pool: connections, leases, the queue, opening and closing."""
