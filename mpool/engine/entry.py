@@ -10,7 +10,7 @@ import socket
 import weakref
 from collections.abc import Iterable, Iterator
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import psycopg2
 from psycopg2.extensions import (
@@ -20,11 +20,9 @@ from psycopg2.extensions import (
 )
 from psycopg2.extensions import connection as DriverConnection
 
+from mpool.config import PoolConfig
 from mpool.driver import pooler
 from mpool.driver.psycopg import reads_read_only
-
-if TYPE_CHECKING:
-    from mpool.engine.supply import Supply
 
 _savepoints = itertools.count(1)
 UNSTAMPED = object()  # a tick that is no pool's
@@ -51,6 +49,18 @@ class Leased:
     """State of a lease whose return needs no look. Each pool has its own: who compares with it knows the pool, too."""
 
     value = "leased"
+
+
+class Owner(Protocol):
+    """The pool, as far as its connections know it."""
+
+    name: str
+    config: PoolConfig
+    leased: Leased
+    timed: Leased
+
+    def putconn(self, conn: Any) -> None: ...
+    def note_dropped(self, entry: Entry) -> None: ...
 
 
 class Entry:
@@ -82,7 +92,7 @@ class Entry:
         "verified",
     )
 
-    def __init__(self, pool: Supply, conn: Any, *, now: float, expires: float, generation: int) -> None:
+    def __init__(self, pool: Owner, conn: Any, *, now: float, expires: float, generation: int) -> None:
         self.pool = pool
         self.state: EntryState | Leased = EntryState.RETURNING
         self.generation = generation
