@@ -10,7 +10,9 @@ from collections.abc import Callable
 # The driver first: it says what is wrong where psycopg2 cannot be imported.
 from mpool.driver import psycopg as driver  # isort: skip
 from mpool.config import PoolConfig
+from mpool.driver.transactions import end_transaction as end_transaction
 from mpool.errors import (
+    CommitUnknown,
     LeaseError,
     PoolClosed,
     PoolConflict,
@@ -50,6 +52,7 @@ def run_soon(callback: Callable[[], object]) -> None:
 driver.complete_errors()
 
 __all__ = [
+    "CommitUnknown",
     "ConnectionPool",
     "LeaseError",
     "NullConnectionPool",

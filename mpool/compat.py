@@ -8,13 +8,13 @@ ThreadedConnectionPool waits up to `wait_timeout` seconds before it raises.
 from __future__ import annotations
 
 import _thread
-import threading
 from typing import Any
 
 import psycopg2.pool
 
 from mpool.driver.psycopg import hides_arguments
 from mpool.errors import LeaseError, PoolClosed, PoolTimeout
+from mpool.host.books import books, errands
 from mpool.pool import ConnectionPool
 
 CONNECT_TIMEOUT = 30.0  # seconds
@@ -45,7 +45,7 @@ class SimpleConnectionPool:
         dsn = args[0] if args else kwargs.pop("dsn", None)
         names = ("connection_factory", "cursor_factory")
         kwargs.update({name: value for name, value in zip(names, args[1:], strict=False) if value is not None})
-        self._lock = threading.Lock()  # guards _lent
+        self._lock = books  # guards _lent
         self._lent: dict[Any, Any] = {}  # key: connection
         self._pool = ConnectionPool(
             dsn or "",
@@ -73,7 +73,7 @@ class SimpleConnectionPool:
     def getconn(self, key: Any = None) -> Any:
         """A connection; with *key*, the one that this key has already, if any."""
         if key is not None:
-            with self._lock:
+            with errands, self._lock:
                 if key in self._lent:
                     return self._lent[key]
         try:
@@ -84,13 +84,13 @@ class SimpleConnectionPool:
             if error.__cause__ is not None:
                 raise error.__cause__ from None  # psycopg2's pool lets the driver's error through
             raise PoolExhausted(str(error)) from None
-        with self._lock:
+        with errands, self._lock:
             self._lent[id(conn) if key is None else key] = conn
         return conn
 
     def putconn(self, conn: Any = None, key: Any = None, close: bool = False) -> None:
         """Give a connection back; with *close*, to be closed."""
-        with self._lock:
+        with errands, self._lock:
             if key is None:
                 key = next((k for k, lent in self._lent.items() if lent is conn), None)
             if conn is None:
@@ -106,14 +106,14 @@ class SimpleConnectionPool:
         if self._pool.closed:
             raise PoolIsClosed(f"{self._pool.name}: the pool is closed already")
         self._pool.close()
-        with self._lock:
+        with errands, self._lock:
             lent = list(self._lent.values())
         for conn in lent:
             conn.close()
 
     def _time_to_wait(self) -> float:
         """Where a connection may still be opened, the time that takes is not a wait for others."""
-        with self._lock:
+        with errands, self._lock:
             return CONNECT_TIMEOUT if len(self._lent) < self.maxconn else self.wait_timeout
 
     def __repr__(self) -> str:

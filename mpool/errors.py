@@ -29,6 +29,13 @@ class PoolUnavailable(PoolTimeout):
     """
 
 
+class CommitUnknown(PoolError):
+    """The connection was lost between COMMIT and its answer: the transaction is stored, or it is not.
+
+    Never a reason to try again by itself: look for what it should have stored first.
+    """
+
+
 class TooManyRequests(PoolError):
     """``max_waiting`` callers are waiting already; this one was refused at once."""
 

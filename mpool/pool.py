@@ -20,6 +20,7 @@ from mpool.engine.supply import PoolState
 from mpool.engine.upkeep import Upkeep
 from mpool.errors import PoolTimeout
 from mpool.host.apache import default_max_size
+from mpool.host.books import errands
 from mpool.host.bounded import start_thread
 from mpool.host.housekeeper import housekeeper
 
@@ -76,16 +77,20 @@ class ConnectionPool(Upkeep):
 
         Opening an open pool does nothing; a closed one stays closed (PoolClosed).
         """
-        with self._lock:
-            if self._state is PoolState.CLOSED:
-                raise self._closed_error()
-            self._state = PoolState.OPEN
-            self._update_returns_locked()
+        self.serve()
         if self.config.min_size:
             self._watch()
             self._grow()
         if wait:
             self.wait(timeout)
+
+    def serve(self) -> None:
+        """The first half of ``open``: from now on a lease is possible, and no connection has been opened yet."""
+        with errands, self._lock:
+            if self._state is PoolState.CLOSED:
+                raise self._closed_error()
+            self._state = PoolState.OPEN
+            self._update_returns_locked()
 
     def wait(self, timeout: float = 30.0) -> None:
         """Wait until min_size connections are there, at most *timeout* seconds: then PoolTimeout.
@@ -95,7 +100,7 @@ class ConnectionPool(Upkeep):
         deadline = self._clock() + timeout
         pause = threading.Event()
         while True:
-            with self._lock:
+            with errands, self._lock:
                 if self._state is not PoolState.OPEN:
                     raise self._closed_error()
                 size, error = len(self._entries), self._circuit.error
@@ -112,14 +117,16 @@ class ConnectionPool(Upkeep):
 
     def close(self, timeout: float = 5.0) -> None:
         """Close idle connections, send waiters away with PoolClosed; those on lease are closed when they come back."""
-        with self._lock:
+        if errands.put_off(self.close):
+            return
+        with errands, self._lock:
             if self._state is PoolState.CLOSED:
                 return
             self._state = PoolState.CLOSED
             self._returns = None
             self._mark_leased_locked()
             while self._waiting:
-                self._waiting.popleft().fail(self._closed_error())
+                self._waiting.popleft().fail(self._closed_error)
         self.hold_tick()
         self.cut_late(float("inf"))
         housekeeper.forget(self)
@@ -184,7 +191,7 @@ class ConnectionPool(Upkeep):
 
     def resize(self, min_size: int, max_size: int | None = None) -> None:
         """Other bounds from now on; what is above the new max_size is closed, on return where it is on lease."""
-        with self._lock:
+        with errands, self._lock:
             self.config = self.config.changed(
                 min_size=min_size, max_size=max(min_size, self.config.max_size) if max_size is None else max_size
             )
@@ -199,6 +206,8 @@ class ConnectionPool(Upkeep):
 
     def check(self) -> None:
         """Ask every idle connection for an answer; the dead and the old are replaced, up to min_size."""
+        if errands.put_off(self.check):
+            return
         for conn in self._idle.copy():
             if not self._take_idle(conn):
                 continue
@@ -210,7 +219,7 @@ class ConnectionPool(Upkeep):
                 self._found_dead(conn, entry)
                 continue
             entry.verified = self._clock()
-            with self._lock:
+            with errands, self._lock:
                 woken = self._place_locked(conn, entry, entry.verified)
             if woken is not None:
                 woken.gate.release()
@@ -225,12 +234,12 @@ class ConnectionPool(Upkeep):
 
     def get_stats(self) -> dict[str, int]:
         """The figures of psycopg_pool, and leased, idle, opening, leases_dropped, leaks_reported."""
-        with self._lock:
+        with errands, self._lock:
             return self._stats_locked()
 
     def pop_stats(self) -> dict[str, int]:
         """get_stats(), and the counters begin again at zero."""
-        with self._lock:
+        with errands, self._lock:
             stats = self._stats_locked()
             self._uses_gone -= self._leases_locked()
             self._counters = Counters()
@@ -258,5 +267,5 @@ class ConnectionPool(Upkeep):
         }
 
     def __repr__(self) -> str:
-        with self._lock:
+        with errands, self._lock:
             return f"<{type(self).__name__} {self.name!r} {self._state.value}: {self._figures()}>"

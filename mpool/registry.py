@@ -7,7 +7,6 @@ fork starts with none.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from mpool.engine.entry import Entry
 from mpool.engine.lease import Lease
 from mpool.errors import LeaseError, PoolConflict
 from mpool.host import apache
+from mpool.host.books import books, errands
 from mpool.host.forking import at_fork
 from mpool.host.housekeeper import housekeeper
 from mpool.host.stack import note_stack
@@ -29,15 +29,29 @@ POOL_CLASSES: dict[str, type[ConnectionPool]] = {"keep": ConnectionPool, "null":
 class Registered:
     """A pool, and where its options came from."""
 
-    def __init__(self, pool: ConnectionPool, options: Mapping[str, Any] | None, scope: str) -> None:
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        options: Mapping[str, Any],
+        configured: Mapping[str, Any],
+        scope: str,
+        opens: bool,
+    ) -> None:
         self.pool = pool
-        self.options = options  # None: made by init_pool(), which speaks for the whole interpreter
+        self.options = options  # what it was made with: by init_pool() also what that was given
+        self.configured = configured  # what the configuration said to whoever made it
         self.scope = scope
+        self.opens = opens
         self._agreed: list[dict[str, str]] = []  # tables of PythonOption entries that say what *options* say
 
     def agrees(self, table: Mapping[str, str]) -> bool:
         """Has *table*, as it is, been found to say the same? Reading its options anew at each request would cost."""
-        return self.options is None or table in self._agreed
+        return table in self._agreed
+
+    def is_what(self, options: Mapping[str, Any]) -> bool:
+        """Is it the pool that a site with these *options* asks for? One made by hand is its maker's, and of those who
+        are configured as its maker is, or as it was made."""
+        return options in (self.configured, self.options)
 
     def note_agreement(self, table: dict[str, str]) -> None:
         if table not in self._agreed:
@@ -50,7 +64,7 @@ class Registry:
 
     def start_anew(self) -> None:
         """Forget every pool: for the child of a fork."""
-        self._lock = threading.Lock()  # guards _pools; making a pool opens no connection
+        self._lock = books  # guards _pools; making a pool opens no connection
         self._pools: dict[str, Registered] = {}
         self._takes_care_of_exit = False
 
@@ -60,11 +74,12 @@ class Registry:
         configured = _configured(name)
         if conninfo is not None:
             configured["conninfo"] = conninfo
-        with self._lock:
+        with errands, self._lock:
             there = self._pools.get(name)
             if there is not None and not there.pool.closed:
                 raise PoolConflict(f"{name}: this interpreter has a pool of that name already, made for {there.scope}")
-            return self._make_locked(name, configured | options, None, "init_pool()")
+            there = self._make_locked(name, configured | options, _configured(name), "init_pool()")
+        return self._opened(there)
 
     def get_pool(self, name: str = "default", req: Any = None) -> ConnectionPool:
         """The pool *name*, made at the first call from the options that hold for *req*.
@@ -83,19 +98,30 @@ class Registry:
     @hides_arguments
     def _find_or_make(self, name: str, req: Any) -> ConnectionPool:
         options = _configured(name, req)
-        with self._lock:
+        with errands, self._lock:
             there = self._pools.get(name)
-            if there is None or there.pool.closed:
-                return self._make_locked(name, dict(options), options, apache.scope(req))
-            if there.options is not None and there.options != options:
-                raise _conflict(name, there, options, apache.scope(req))
-            if req is not None:
-                there.note_agreement(apache.options(req))
-            return there.pool
+            if there is not None and not there.pool.closed:
+                if not there.is_what(options):
+                    raise _conflict(name, there, options, apache.scope(req))
+                if req is not None:
+                    there.note_agreement(apache.options(req))
+                return there.pool
+            there = self._make_locked(name, options, options, apache.scope(req))
+        return self._opened(there)
+
+    def _opened(self, made: Registered) -> ConnectionPool:
+        """The pool, whose first connections are opened now: never under the lock."""
+        if made.opens:
+            made.pool.open()
+        if not self._takes_care_of_exit:
+            self._takes_care_of_exit = True
+            apache.at_the_very_end(self._end)
+            self._warn_of_import_order()
+        return made.pool
 
     def close_pools(self) -> None:
         """Close every pool; a later get_pool() makes it anew."""
-        with self._lock:
+        with errands, self._lock:
             pools = [registered.pool for registered in self._pools.values()]
             self._pools.clear()
         for pool in pools:
@@ -110,18 +136,17 @@ class Registry:
         return [registered.pool for registered in list(self._pools.values())]
 
     def _make_locked(
-        self, name: str, options: dict[str, Any], configured: Mapping[str, Any] | None, scope: str
-    ) -> ConnectionPool:
-        kind = str(options.pop("pool", "keep")).lower()
+        self, name: str, options: Mapping[str, Any], configured: Mapping[str, Any], scope: str
+    ) -> Registered:
+        given = dict(options)
+        kind, opens = str(given.pop("pool", "keep")).lower(), given.pop("open", True)
         if kind not in POOL_CLASSES:
             raise ValueError(f"pool {name!r}: option pool must be one of {', '.join(POOL_CLASSES)}, not {kind!r}")
-        pool = POOL_CLASSES[kind](name=name, **options)
-        self._pools[name] = Registered(pool, configured, scope)
-        if not self._takes_care_of_exit:
-            self._takes_care_of_exit = True
-            apache.at_the_very_end(self._end)
-            self._warn_of_import_order()
-        return pool
+        pool = POOL_CLASSES[kind](name=name, open=False, **given)
+        if opens:
+            pool.serve()  # another thread may find it from here on
+        made = self._pools[name] = Registered(pool, options, configured, scope, opens)
+        return made
 
     def _warn_of_import_order(self) -> None:
         if not main_interpreter_imported_first(apache.interpreter_name()):
@@ -138,7 +163,6 @@ def _configured(name: str, req: Any = None) -> dict[str, Any]:
 
 
 def _conflict(name: str, there: Registered, options: Mapping[str, Any], scope: str) -> PoolConflict:
-    assert there.options is not None
     keys = {*there.options, *options}
     differ = sorted(f"mpool.{key}" for key in keys if there.options.get(key) != options.get(key))
     return PoolConflict(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import select
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, ParamSpec, TypeVar
@@ -22,6 +23,9 @@ except ImportError as error:
         "psycopg2 cannot be used in this interpreter, because main_interpreter has not imported it first: put "
         "'PythonImport psycopg2 main_interpreter' into the server configuration"
     ) from error
+
+
+POLLRDHUP = getattr(select, "POLLRDHUP", 0)  # Linux: told without POLLIN, which says that there is something to read
 
 
 class Verdict(Enum):
@@ -90,6 +94,25 @@ def last_words(conn: Any) -> str:
     """What the server said when it ended the session, which the driver's exception leaves out; "" if nothing."""
     words: str = (conn.info.error_message or "").partition("\n")[0]
     return " ".join(words.split()) if words.startswith("FATAL") else ""
+
+
+def has_hung_up(conn: Any) -> bool:
+    """Has the server closed its end of the connection? Looks at the socket, and reads nothing of it."""
+    poller = select.poll()  # of its own: two threads may not use one at a time
+    try:
+        poller.register(conn.fileno(), POLLRDHUP)
+    except psycopg2.Error:
+        return bool(conn.closed)  # closed just now
+    return bool(poller.poll(0))
+
+
+def was_idle_too_long(words: str) -> bool:
+    """Do a connection's last *words* say that it alone was ended, by one of the server's timeouts for sessions?
+
+    They come without a SQLSTATE (25P03, 25P04, 57P05) and in the server's language; in another than English this is
+    not seen, and the connection counts as one whose server went away.
+    """
+    return words.endswith((" timeout",)) and "terminating connection due to" in words
 
 
 def reads_read_only(conn: Any) -> bool:

@@ -20,7 +20,7 @@ class Circuit:
 
     def __init__(self, random: Callable[[], float] = random.random) -> None:
         self._random = random
-        self.error: Exception | None = None  # the last failure; None: closed
+        self.error: BaseException | None = None  # the last failure; None: closed
         self.failures = 0
         self.opened_at = 0.0
         self.next_try = 0.0
@@ -48,7 +48,7 @@ class Circuit:
         owed, self._owes_try = self._owes_try, False
         return owed
 
-    def failed(self, now: float, error: Exception) -> None:
+    def failed(self, now: float, error: BaseException) -> None:
         if self.error is None:
             self.opened_at = now
         self.error = error

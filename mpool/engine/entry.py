@@ -7,6 +7,7 @@ import itertools
 import os
 import select
 import socket
+import sys
 import weakref
 from collections.abc import Iterable, Iterator
 from enum import Enum
@@ -22,11 +23,10 @@ from psycopg2.extensions import connection as DriverConnection
 
 from mpool.config import PoolConfig
 from mpool.driver import pooler
-from mpool.driver.psycopg import reads_read_only
+from mpool.driver.psycopg import has_hung_up, reads_read_only
 
 _savepoints = itertools.count(1)
 UNSTAMPED = object()  # a tick that is no pool's
-POLLRDHUP = getattr(select, "POLLRDHUP", 0)  # Linux: told without POLLIN, which says that there is something to read
 MAX_POLLS = 100  # readable and no end in sight: not a connection to lend
 
 
@@ -51,6 +51,18 @@ class Leased:
     value = "leased"
 
 
+class _Lonely:
+    """For a look at how many references the driver of a count like `Entry.is_gone` sees, where there is but one."""
+
+    life = object()
+
+    def count(self) -> int:
+        return sys.getrefcount(self.life)
+
+
+_ALONE = _Lonely().count()
+
+
 class Owner(Protocol):
     """The pool, as far as its connections know it."""
 
@@ -71,6 +83,7 @@ class Entry:
         "cut_at",
         "expires",
         "generation",
+        "life",
         "noted_at",
         "noted_uses",
         "owner",
@@ -88,6 +101,7 @@ class Entry:
         "timed_at",
         "timed_uses",
         "touched",
+        "undone",
         "uses",
         "verified",
     )
@@ -110,15 +124,21 @@ class Entry:
         self.cut_at: float | None = None  # when the housekeeper ends what the pool asks the server meanwhile
         self.reported = 0  # uses of the lease that was reported as a leak
         self.touched = False  # a setter was used
+        self.undone = 0  # uses of the last lease that came back with work, which was rolled back
         self.pid: int = conn.get_backend_pid()
         self.session = _session_of(conn)
         self.read_only = reads_read_only(conn)
         self.poller = select.poll()
         self.poller.register(conn.fileno(), select.POLLIN)
         self.ref = _Ref(conn, self)
+        self.life = conn._life = object()
 
     def __repr__(self) -> str:
         return f"<Entry backend={self.pid} {self.state.value} uses={self.uses}>"
+
+    def is_gone(self) -> bool:
+        """Has the connection been freed? The weak reference is cleared before finalizers run that may keep it."""
+        return sys.getrefcount(self.life) == _ALONE
 
     def is_leased(self) -> bool:
         return self.state is MARKED or self.state is self.pool.leased or self.state is self.pool.timed
@@ -210,17 +230,7 @@ def _session_of(conn: Any) -> tuple[Any, ...]:
 
 def all_hung_up(conns: Iterable[Any]) -> bool:
     """True if every one of these connections has lost its server. Looks at the sockets, and reads nothing of them."""
-    for conn in conns:
-        if conn is None or conn.closed:
-            continue
-        poller = select.poll()  # not the entry's own: two threads may not use one at a time
-        try:
-            poller.register(conn.fileno(), POLLRDHUP)
-        except psycopg2.Error:
-            continue  # closed just now
-        if not poller.poll(0):
-            return False
-    return True
+    return all(conn is None or conn.closed or has_hung_up(conn) for conn in conns)
 
 
 def execute(conn: Any, sql: str) -> None:
@@ -265,8 +275,9 @@ def _noting(name: str) -> property:
 class PoolConnection(DriverConnection):
     """A psycopg2 connection that a pool made: it notes its setters, and nests transactions by savepoint."""
 
-    __slots__ = ("_entry", "_pooled")
+    __slots__ = ("_entry", "_life", "_pooled")
     _entry: Entry | None
+    _life: object  # its entry has the only other reference
     _pooled: bool  # by a PgBouncer in transaction mode
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import gc
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,17 @@ from mpool.engine.entry import Entry
 from mpool.host.apache import log
 
 LONGEST_STACK = 20
+COLLECT_PAUSE = 5.0  # seconds between two collections on behalf of those who wait
+
+_collected_at = float("-inf")
+
+
+def look_in_garbage(now: float) -> None:
+    """For who has waited long: what holds the connections may be garbage, which nobody collects while all wait."""
+    global _collected_at
+    if now - _collected_at >= COLLECT_PAUSE:
+        _collected_at = now
+        gc.collect()
 
 
 def report_leak(pool: str, entry: Entry, age: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import psycopg2
 
-from mpool.engine.entry import execute
+from mpool.driver.transactions import commit
 from mpool.errors import PoolError
 
 
@@ -48,22 +48,25 @@ class Lease:
         pool = self._pool
         entry = conn._entry
         if entry.uses != self._uses or not entry.is_leased():
-            return  # given back inside the block already, and perhaps somebody else's by now
+            # Given back inside the block already, and perhaps somebody else's by now.
+            if error is None and entry.undone == self._uses:
+                raise PoolError(f"{pool.name}: the block gave its connection back with work that was not committed")
+            return
         if error is not None:
             pool.note_error(conn, error)
             pool.put_failed(conn)
             return
+        failed = True
         try:
-            if not conn.closed:
-                self._commit(conn)
+            self._commit(conn)
+            failed = False
         finally:
-            pool.putconn(conn)
+            (pool.put_failed if failed else pool.putconn)(conn)
 
     def _commit(self, conn: Any) -> None:
+        """Raises where what the block did cannot be stored: no block ends well that has lost its work."""
         try:
-            conn.commit()
-            if conn.get_transaction_status():
-                execute(conn, "COMMIT")  # a BEGIN sent as text under autocommit, which commit() knows nothing of
+            commit(conn)
         except psycopg2.Error as error:
             self._pool.note_error(conn, error)
             raise

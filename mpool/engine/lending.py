@@ -15,19 +15,21 @@ from __future__ import annotations
 
 import threading
 import traceback
-from typing import Any
+from typing import Any, NoReturn
 
 from mpool.driver.psycopg import one_line
 from mpool.engine import leaks
 from mpool.engine.entry import MARKED, UNSTAMPED, Entry, execute_alone
+from mpool.engine.opening import Opening
 from mpool.engine.returning import Returning
 from mpool.engine.supply import PoolState
 from mpool.engine.waiting import Waiter
 from mpool.errors import PoolTimeout, TooManyRequests
 from mpool.host.apache import log
+from mpool.host.books import errands, inside
 from mpool.host.bounded import bounded
 
-LONGEST_WAIT = 3600.0  # seconds in one piece: what a platform's locks take is limited
+LONGEST_WAIT = 1.0  # seconds in one piece
 NAP = 0.1  # and where there is no housekeeper, and the callers themselves look for what is late or lost
 CHECK_PAUSE = 0.01  # seconds before a connection is tried again after a failed check callback; doubles
 
@@ -63,6 +65,8 @@ class Lending(Returning):
 
     def _lease(self, conn: Any, timeout: float | None, owner: object) -> Any:
         """Take connections until one passes: *conn*, already taken out of the idle ones, first."""
+        if inside():
+            self._refuse_inside(conn)
         started = self._clock()
         deadline = started + (self.config.timeout if timeout is None else timeout)
         pause = CHECK_PAUSE
@@ -95,37 +99,44 @@ class Lending(Returning):
         entry.state = MARKED
         return conn
 
+    def _refuse_inside(self, conn: Any) -> NoReturn:
+        """A finalizer or signal handler that came in between cannot wait: its own thread would have to go on first."""
+        if conn is not None:
+            self._idle.append(conn)
+        raise PoolTimeout(f"{self.name}: no connection for a finalizer or signal handler inside the pool's own code")
+
     def _take_or_wait(self, owner: object, started: float, deadline: float, again: bool) -> tuple[Any, bool]:
         """An idle connection, or one that was handed over: then True."""
         if self._dropped:
             self._free_dropped()
         waiter = Waiter(owner, started)
-        with self._lock:
-            if not self._waiting:
-                if self._state is not PoolState.OPEN:
-                    raise self._closed_error()
-                try:
-                    return self._idle.pop(), False
-                except IndexError:
-                    pass
-            self._join_locked(waiter, again)
-            # Returned just before? From here on every return sees the queue.
-            woken = self._serve_locked() if self._idle else ()
-            begun = self._begin_locked(self._clock()) if len(self._entries) < self.config.max_size else ()
-            if self._circuit.error is not None and not begun and self._is_hopeless_locked():
-                self._send_away_locked(waiter)
-        for served in woken:
-            served.gate.release()
-        if begun:
-            self._open_all(begun)
+        hung_up = self._circuit.error is not None and self._all_hung_up()
         try:
+            with errands, self._lock:
+                if not self._waiting:
+                    if self._state is not PoolState.OPEN:
+                        raise self._closed_error()
+                    try:
+                        return self._idle.pop(), False
+                    except IndexError:
+                        pass
+                self._join_locked(waiter, again)
+                # Returned just before? From here on every return sees the queue.
+                woken = self._serve_locked() if self._idle else ()
+                begun = self._begin_locked(self._clock()) if len(self._entries) < self.config.max_size else ()
+                if self._circuit.error is not None and not begun and self._is_hopeless_locked(hung_up):
+                    self._send_away_locked(waiter)
+            for served in woken:
+                served.gate.release()
+            if begun:
+                self._open_all(begun)
             if not waiter.gate.acquire(True, max(0.0, min(deadline - self._clock(), self._nap))):
                 self._wait_on(waiter, deadline)
         except BaseException:
             self._withdraw(waiter)
             raise
         if waiter.error is not None:
-            raise waiter.error
+            raise waiter.error()
         return waiter.conn, True
 
     def _send_away_locked(self, waiter: Waiter) -> None:
@@ -150,34 +161,35 @@ class Lending(Returning):
 
     def _wait_on(self, waiter: Waiter, deadline: float) -> None:
         """After a sleep without a decision: see to the pool, and sleep again until *deadline*."""
-        decided = False
-        while not decided:
+        while waiter.conn is None and waiter.error is None:  # whoever decided may have been interrupted at the gate
             self._free_dropped()
             self.cut_late(self._clock())
             left = deadline - self._clock()
             if left > 0:
-                decided = waiter.gate.acquire(True, min(left, self._nap))
+                if self._clock() - waiter.since >= LONGEST_WAIT:
+                    leaks.look_in_garbage(self._clock())
+                waiter.gate.acquire(True, min(left, self._nap))
                 continue
-            with self._lock:
+            with errands, self._lock:
                 if not self._leave_locked(waiter):
                     return  # decided in the last moment: take it
                 self._counters.requests_errors += 1
                 self._counters.requests_wait_ms += 1000.0 * (self._clock() - waiter.since)
-                raise self._timeout_locked(waiter)
+                figures, leased, openings = self._figures(), self._leased_locked(), list(self._openings)
+            raise self._timeout(waiter, figures, leased, openings)
 
-    def _timeout_locked(self, waiter: Waiter) -> PoolTimeout:
+    def _timeout(self, waiter: Waiter, figures: str, leased: list[Entry], openings: list[Opening]) -> PoolTimeout:
+        """The error of a wait that has ended so; looks at other threads, and asks owners for their names."""
         now = self._clock()
-        leased = self._leased_locked()
-        text = f"{self.name}: no connection within {now - waiter.since:.2f}s ({self._figures()})"
+        text = f"{self.name}: no connection within {now - waiter.since:.2f}s ({figures})"
         text += leaks.nested(leased, waiter.owner)
         text += leaks.oldest(leased, now)
-        if self._openings:
-            age = now - min(opening.started for opening in self._openings)
+        if openings:
+            age = now - min(opening.started for opening in openings)
             text += f"; the server has not answered a connect for {age:.1f}s"
-        error = PoolTimeout(text)
-        if self._circuit.error is not None:
-            error = PoolTimeout(f"{text}; connecting fails: {one_line(self._circuit.error)}")
-            error.__cause__ = self._circuit.error
+        cause = self._circuit.error
+        error = PoolTimeout(text if cause is None else f"{text}; connecting fails: {one_line(cause)}")
+        error.__cause__ = cause
         return error
 
     def _leave_locked(self, waiter: Waiter) -> bool:
@@ -191,7 +203,7 @@ class Lending(Returning):
 
     def _withdraw(self, waiter: Waiter) -> None:
         """The waiting thread was interrupted: what it may have been given goes on to the next."""
-        with self._lock:
+        with errands, self._lock:
             self._leave_locked(waiter)
         if waiter.conn is not None:
             self.putconn(waiter.conn)
@@ -230,7 +242,7 @@ class Lending(Returning):
         return False
 
     def _found_dead(self, conn: Any, entry: Entry) -> bool:
-        with self._lock:
+        with errands, self._lock:
             self._counters.connections_lost += 1
         self._distrust()
         self._retire(entry, conn)

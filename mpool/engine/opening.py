@@ -30,7 +30,7 @@ NETWORK_PATIENCE = {
 class Opening:
     """One connection on its way; when it began tells how long a caller has waited for the server."""
 
-    __slots__ = ("generation", "started")
+    __slots__ = ("__weakref__", "generation", "started")
 
     def __init__(self, started: float, generation: int) -> None:
         self.started = started

@@ -10,15 +10,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import psycopg2
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE
+from psycopg2.extensions import STATUS_READY, TRANSACTION_STATUS_ACTIVE, TRANSACTION_STATUS_IDLE
 
 from mpool.driver import pooler
-from mpool.driver.psycopg import Verdict, is_broken, last_words, one_line, verdict
+from mpool.driver.psycopg import Verdict, is_broken, last_words, one_line, verdict, was_idle_too_long
 from mpool.engine import leaks
 from mpool.engine.entry import IDLE, MARKED, RETURNING, Entry, EntryState, execute_alone
 from mpool.engine.supply import PoolState, Supply
 from mpool.errors import LeaseError, PoolError
 from mpool.host.apache import log
+from mpool.host.books import errands, inside
 
 
 class Returning(Supply):
@@ -32,7 +33,7 @@ class Returning(Supply):
                     entry.state = IDLE
                     self._idle.append(conn)
                     return
-                if entry.state is self.timed or entry.state is self.leased:
+                if (entry.state is self.timed or entry.state is self.leased) and not inside():
                     entry.state = RETURNING
                     if self._hand_over(conn, entry):
                         return
@@ -42,15 +43,20 @@ class Returning(Supply):
 
     def _hand_over(self, conn: Any, entry: Entry) -> bool:
         """Give a connection that needs no look to the first waiter; False if there is none, or it does need one."""
-        with self._lock:
-            size = len(self._entries) + len(self._openings)
-            if not self._waiting or entry.generation != self._generation or size > self.config.max_size:
-                entry.state = MARKED
-                return False
-            now = self._clock()
-            if entry.since is not None:
-                self._count_usage_locked(entry, now, entry.since)
-            woken = self._place_locked(conn, entry, now)
+        try:
+            with errands, self._lock:
+                size = len(self._entries) + len(self._openings)
+                if not self._waiting or entry.generation != self._generation or size > self.config.max_size:
+                    entry.state = MARKED
+                    return False
+                now = self._clock()
+                if entry.since is not None:
+                    self._count_usage_locked(entry, now, entry.since)
+                woken = self._place_locked(conn, entry, now)
+        except BaseException:
+            if entry.state is RETURNING:
+                entry.state = MARKED  # interrupted: it is its holder's still
+            raise
         if woken is not None:
             woken.gate.release()
         return True
@@ -70,8 +76,20 @@ class Returning(Supply):
 
     def _take_back(self, conn: Any, *, warns: bool = True) -> None:
         entry = self._claim(conn)
-        if entry is None:
-            return
+        if entry is not None and not errands.put_off(lambda: self._go_back(conn, entry, warns)):
+            self._go_back(conn, entry, warns)
+
+    def _go_back(self, conn: Any, entry: Entry, warns: bool) -> None:
+        """The way back of a connection that is claimed: to a waiter, among the idle ones, or to its end."""
+        try:
+            self._look_and_place(conn, entry, warns)
+        except BaseException:
+            # An interrupt, in the middle of a ROLLBACK perhaps: nobody knows what state it is in.
+            if entry.state is RETURNING:
+                self._retire(entry, conn)
+            raise
+
+    def _look_and_place(self, conn: Any, entry: Entry, warns: bool) -> None:
         now = self._clock()
         if entry.reported == entry.uses and entry.since is not None:
             leaks.report_return(self.name, entry, now - entry.since)
@@ -84,7 +102,7 @@ class Returning(Supply):
             log("warning", f"{self.name}: backend {entry.pid} could not be reset, and is closed: {one_line(error)}")
             kept = False
         woken = None
-        with self._lock:
+        with errands, self._lock:
             if entry.since is not None:
                 self._count_usage_locked(entry, now, entry.since)
             if not kept:
@@ -118,9 +136,17 @@ class Returning(Supply):
         if conn.closed:
             if is_broken(conn):
                 self._note_broken(conn, entry)
+            if conn.status != STATUS_READY:
+                entry.undone = entry.uses
             return False
         config = self.config
-        is_open = conn.get_transaction_status() != TRANSACTION_STATUS_IDLE
+        status = conn.get_transaction_status()
+        is_open = status != TRANSACTION_STATUS_IDLE
+        if status == TRANSACTION_STATUS_ACTIVE:
+            log("warning", f"{self.name}: backend {entry.pid} was returned in the middle of a statement: closed")
+            return False
+        if is_open:
+            entry.undone = entry.uses
         if is_open and warns:
             self._warn_of_open_transaction(entry)
         if not (is_open or entry.touched or config.reset or config.reset_session):
@@ -148,6 +174,9 @@ class Returning(Supply):
     def _note_broken(self, conn: Any, entry: Entry) -> None:
         """The server, or PgBouncer, ended the session: say why, and what that means for the others."""
         words = last_words(conn)
+        if was_idle_too_long(words):
+            log("warning", f"{self.name}: backend {entry.pid}: {words}")
+            return
         if pooler.was_full(words):
             log("warning", f"{self.name}: PgBouncer had no server connection free in time: {words}")
             return
@@ -160,20 +189,21 @@ class Returning(Supply):
         try:
             yield
         finally:
-            with self._lock:
+            with errands, self._lock:
                 was_cut, entry.cut_at = entry.cut_at is None, None
         if was_cut:
             raise PoolError(f"{self.name}: backend {entry.pid} did not answer in time")
 
     def cut_late(self, now: float) -> None:
         """End what gets no answer: on a silent network the driver would wait for ever."""
-        with self._lock:
-            for entry in self._entries:
-                if entry.cut_at is not None and now >= entry.cut_at:
-                    entry.cut_at = None
-                    conn = entry.ref()
-                    if conn is not None:
-                        entry.cut_off(conn)
+        with errands, self._lock:
+            late = [entry for entry in self._entries if entry.cut_at is not None and now >= entry.cut_at]
+            for entry in late:
+                entry.cut_at = None  # so whoever asks does not keep it, even if the answer comes now
+        for entry in late:
+            conn = entry.ref()
+            if conn is not None:
+                entry.cut_off(conn)
 
     def _is_worn(self, entry: Entry, now: float) -> bool:
         """Nothing is wrong with it, but it has served its time, or is one too many since a resize()."""
@@ -203,13 +233,22 @@ class Returning(Supply):
             self._lose_generation(entry, Verdict.READ_ONLY.value)
 
     def _free_dropped(self) -> None:
-        """Free the slots of connections that were garbage-collected on lease; the driver has closed them by then."""
-        while self._dropped:
+        """Free the slots of connections that were garbage-collected; the driver has closed them by then.
+
+        The note was made before the other finalizers of that collection, and one of them may have returned it.
+        """
+        for _ in range(len(self._dropped)):
             try:
                 entry = self._dropped.popleft()
             except IndexError:
                 return
-            with self._lock:
+            if not entry.is_gone():
+                if entry.state is not IDLE and entry.state is not EntryState.RETIRED:
+                    self._dropped.append(entry)  # look again
+                continue
+            if entry not in self._entries:
+                continue
+            with errands, self._lock:
                 self._counters.leases_dropped += 1
             self._retire(entry, None)
             leaks.report_dropped(self.name, entry)

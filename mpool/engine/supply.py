@@ -7,7 +7,6 @@ place: in `_idle`, with a caller, or on its way between the two in somebody's lo
 from __future__ import annotations
 
 import random
-import threading
 import time
 import weakref
 from collections import deque
@@ -27,6 +26,7 @@ from mpool.engine.stats import Counters
 from mpool.engine.waiting import Waiter
 from mpool.errors import PoolClosed, PoolUnavailable
 from mpool.host.apache import log
+from mpool.host.books import books, errands
 from mpool.host.bounded import start_thread
 from mpool.host.forking import at_fork
 from mpool.host.housekeeper import housekeeper
@@ -70,11 +70,10 @@ class Supply:
         pools_of_process.add(self)
 
     def _start_empty(self) -> None:
-        # Guards what follows, but not _idle and the state of a leased entry. Held for bookkeeping only: no socket, no
-        # user code, no log.
-        self._lock = threading.Lock()
+        # Guards what follows, but not _idle and the state of a leased entry.
+        self._lock = books
         self._entries: set[Entry] = set()  # every live connection's
-        self._openings: set[Opening] = set()
+        self._openings: weakref.WeakSet[Opening] = weakref.WeakSet()  # one whose opener was interrupted is forgotten
         self._waiting: deque[Waiter] = deque()  # first come, first served
         self._circuit = Circuit()
         self._counters = Counters()
@@ -82,7 +81,7 @@ class Supply:
         self._generation_dropped = float("-inf")
         self._uses_gone = 0  # leases of connections that are no more, less those that pop_stats() has told of
         self._idle: deque[Any] = deque()  # newest last; the cold end can reach max_idle
-        self._dropped: deque[Entry] = deque()  # noted by finalizers: garbage-collected while on lease
+        self._dropped: deque[Entry] = deque()  # noted by finalizers: garbage-collected, unless one of those returned it
         self.leased = Leased()  # on the fast path: nobody knows since when
         self.timed = Leased()  # handed over
         # What the two paths make of a connection, see lending.py: one of these, or MARKED.
@@ -137,7 +136,7 @@ class Supply:
 
     def _grow(self) -> None:
         """Open what is wanted, in the background."""
-        with self._lock:
+        with errands, self._lock:
             begun = self._begin_locked(self._clock())
         self._open_all(begun)
 
@@ -152,7 +151,10 @@ class Supply:
             try:
                 conn = self._connector.open()
                 entry = self._entry_of(conn)
-            except Exception as error:
+            except BaseException as error:
+                if not isinstance(error, Exception) and not self.config.housekeeper:
+                    self._openings.discard(opening)
+                    raise  # an interrupt of the caller, who opens for himself
                 opening = self._opening_failed(opening, error)
             else:
                 opening = self._opening_succeeded(opening, conn, entry)
@@ -165,7 +167,7 @@ class Supply:
         return entry
 
     def _opening_succeeded(self, opening: Opening, conn: Any, entry: Entry) -> Opening | None:
-        with self._lock:
+        with errands, self._lock:
             now = self._clock()
             self._note_opening_locked(opening, now)
             # Begun before a drain(): it may have come by with old credentials, or to an old server.
@@ -188,14 +190,15 @@ class Supply:
         self._open_all(begun[1:])
         return begun[0] if begun else None
 
-    def _opening_failed(self, opening: Opening, error: Exception) -> Opening | None:
-        with self._lock:
+    def _opening_failed(self, opening: Opening, error: BaseException) -> Opening | None:
+        hung_up = bool(self._waiting) and self._all_hung_up()
+        with errands, self._lock:
             now = self._clock()
             self._note_opening_locked(opening, now)
             self._counters.connections_errors += 1
             first = not self._circuit.is_open
             self._circuit.failed(now, error)
-            self._fail_waiters_locked(now)
+            self._fail_waiters_locked(now, hung_up)
         if first:
             log("err", f"{self.name}: connecting failed: {one_line(error)}")
         return None
@@ -205,31 +208,38 @@ class Supply:
         self._counters.connections_num += 1
         self._counters.connections_ms += round(1000.0 * (now - opening.started))
 
-    def _is_hopeless_locked(self) -> bool:
+    def _all_hung_up(self) -> bool:
+        """Has every connection lost its server? Looks at sockets: never under the lock."""
+        with errands, self._lock:
+            entries = list(self._entries)
+        return all_hung_up(entry.ref() for entry in entries)
+
+    def _is_hopeless_locked(self, hung_up: bool) -> bool:
         """Connecting fails, and no connection can be expected back: waiting has no sense.
 
         One that is out on lease proves nothing where no server answers: its own may be as gone, and its holder not have
         noticed yet. Where a server answers and refuses, its connections do come back, but for those it has hung up.
         """
         circuit = self._circuit
-        return circuit.is_open and (circuit.unanswered or all_hung_up(entry.ref() for entry in self._entries))
+        return circuit.is_open and (circuit.unanswered or hung_up)
 
-    def _fail_waiters_locked(self, now: float) -> None:
-        if not self._waiting or not self._is_hopeless_locked():
+    def _fail_waiters_locked(self, now: float, hung_up: bool) -> None:
+        if not self._waiting or not self._is_hopeless_locked(hung_up):
             return
         while self._waiting:
             self._waiting.popleft().fail(self._unavailable_locked(now))
             self._counters.requests_errors += 1
         self._update_returns_locked()
 
-    def _unavailable_locked(self, now: float) -> PoolUnavailable:
-        cause = self._circuit.error
-        error = PoolUnavailable(
-            f"{self.name}: no connection to the server: {one_line(cause)} "
-            f"({self._circuit.describe(now)}; {self._figures()})"
-        )
-        error.__cause__ = cause
-        return error
+    def _unavailable_locked(self, now: float) -> Callable[[], PoolUnavailable]:
+        cause, state, figures = self._circuit.error, self._circuit.describe(now), self._figures()
+
+        def unavailable() -> PoolUnavailable:
+            error = PoolUnavailable(f"{self.name}: no connection to the server: {one_line(cause)} ({state}; {figures})")
+            error.__cause__ = cause
+            return error
+
+        return unavailable
 
     # -- hand-over
 
@@ -275,12 +285,14 @@ class Supply:
     def _retire(self, entry: Entry, conn: Any, *, grow: bool = True) -> None:
         """Let a connection go: its socket first, its slot after, so that the server never sees one too many."""
         entry.state = EntryState.RETIRED
-        if conn is not None:
-            if conn.get_transaction_status() == TRANSACTION_STATUS_ACTIVE:
-                entry.cut_off(conn)  # another thread's statement may still run: close() would wait for its end
-            close_quietly(conn)
-        with self._lock:
-            self._forget_locked(entry)
+        try:
+            if conn is not None:
+                if conn.get_transaction_status() == TRANSACTION_STATUS_ACTIVE:
+                    entry.cut_off(conn)  # another thread's statement may still run: close() would wait for its end
+                close_quietly(conn)
+        finally:
+            with errands, self._lock:
+                self._forget_locked(entry)
         if grow:
             self._after_loss()
 
@@ -292,11 +304,12 @@ class Supply:
 
     def _after_loss(self) -> None:
         """Open a replacement where one is wanted; where none can be had, tell those who wait."""
-        with self._lock:
+        hung_up = self._circuit.is_open and bool(self._waiting) and self._all_hung_up()
+        with errands, self._lock:
             now = self._clock()
             begun = self._begin_locked(now)
             if not self._openings:
-                self._fail_waiters_locked(now)
+                self._fail_waiters_locked(now, hung_up)
         self._open_all(begun)
 
     def _take_idle(self, conn: Any) -> bool:
@@ -322,7 +335,7 @@ class Supply:
     def _lose_generation(self, entry: Entry, why: str) -> None:
         """A server went away under *entry*: drain what was opened along with it, at most once in a while."""
         self._distrust()
-        with self._lock:
+        with errands, self._lock:
             now = self._clock()
             if entry.generation != self._generation or now - self._generation_dropped < GENERATION_PAUSE:
                 return
@@ -332,7 +345,9 @@ class Supply:
 
     def drain(self) -> None:
         """Replace every connection: the idle ones now, those on lease when they come back."""
-        with self._lock:
+        if errands.put_off(self.drain):
+            return
+        with errands, self._lock:
             self._generation += 1
             self._mark_leased_locked()
         self._distrust()
@@ -355,8 +370,11 @@ class Supply:
     # -- garbage-collected leases
 
     def note_dropped(self, entry: Entry) -> None:
-        """Called by a finalizer, wherever it may run: only note."""
-        if entry.is_leased():
+        """Called by a finalizer, wherever it may run: only note.
+
+        Whatever state it was in: an interrupt can come between two steps of a lease or a return.
+        """
+        if entry in self._entries:
             self._dropped.append(entry)
             housekeeper.wake()
 

@@ -9,6 +9,7 @@ from mpool.engine.entry import MARKED, Entry
 from mpool.engine.lending import Lending
 from mpool.engine.supply import NEVER, PoolState
 from mpool.host.apache import log, log_exception
+from mpool.host.books import errands
 from mpool.host.housekeeper import housekeeper
 
 REST = 30.0  # seconds between two steps of a pool that nobody uses
@@ -25,7 +26,7 @@ class Upkeep(Lending):
         """Do what is due at *now*; the seconds until the next step."""
         self.cut_late(now)
         self._free_dropped()
-        with self._lock:
+        with errands, self._lock:
             entries = list(self._entries)
         used = self._note_uses(entries, now)
         self._expire_idle(now)
@@ -66,7 +67,7 @@ class Upkeep(Lending):
                 continue
             if now - began >= self.config.leak_after:
                 entry.mark()  # its return is reported too
-                with self._lock:
+                with errands, self._lock:
                     self._counters.leaks_reported += 1
                 # Where one lease leaks others may: from now on the stack of each checkout is known.
                 self._stacks = True
@@ -75,7 +76,7 @@ class Upkeep(Lending):
 
     def _give_up_reconnecting(self, now: float) -> None:
         """After reconnect_timeout of outage, say so once; the next caller still tries."""
-        with self._lock:
+        with errands, self._lock:
             circuit = self._circuit
             due = circuit.is_open and not circuit.reported and now - circuit.opened_at >= self.config.reconnect_timeout
             if due:
@@ -96,9 +97,9 @@ class Upkeep(Lending):
         """Replace the tick, or rest: a pool that nobody uses needs neither ticks nor a waking machine."""
         if self._state is not PoolState.OPEN:
             return REST
-        with self._lock:
+        with errands, self._lock:
             leased = bool(self._leased_locked())
-            asking = any(entry.cut_at is not None for entry in self._entries)
+            asking = bool(self._waiting) or any(entry.cut_at is not None for entry in self._entries)
         self._quiet_steps = 0 if used or leased or asking else self._quiet_steps + 1
         if self._quiet_steps > 2:
             self.hold_tick()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+from collections.abc import Callable
 from typing import Any
 
 
@@ -18,11 +19,11 @@ class Waiter:
         self.owner = owner
         self.since = now
         self.conn: Any = None
-        self.error: Exception | None = None
+        self.error: Callable[[], Exception] | None = None  # makes the error, in the thread that waited
         self.gate = _thread.allocate_lock()  # released once, by whoever decided
         self.gate.acquire()
 
-    def fail(self, error: Exception) -> None:
-        """Send the waiter away with *error*."""
+    def fail(self, error: Callable[[], Exception]) -> None:
+        """Send the waiter away with what *error* makes: under the lock no text is written."""
         self.error = error
         self.gate.release()

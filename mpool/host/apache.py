@@ -29,7 +29,7 @@ _LEVELS = {
 }
 
 _request_source: Callable[[], Any] | None = None
-_lock = threading.Lock()  # guards the three below
+_lock = threading.RLock()  # guards the three below; a finalizer may come in between
 _callbacks: list[Callable[[], object]] = []
 _last_callbacks: list[Callable[[], object]] = []
 _registered_in = 0  # the process whose exit is taken care of
@@ -214,7 +214,7 @@ def run_exit_callbacks(timeout: float = EXIT_SECONDS) -> None:
 def forget_parent() -> None:
     """In the child of a fork: the parent's callbacks are about the parent's connections."""
     global _lock
-    _lock = threading.Lock()  # another thread of the parent's may have held it
+    _lock = threading.RLock()  # another thread of the parent's may have held it
     _callbacks.clear()
     _last_callbacks.clear()
 

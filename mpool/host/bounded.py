@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import _thread
-import threading
 from collections.abc import Callable
 from typing import Any
 
 
 def start_thread(function: Callable[..., object], *args: Any) -> None:
-    """Run *function* in a daemon thread; here, if the process can have no more threads."""
+    """Run *function* in a thread that keeps no process from ending; here, if the process can have no more threads.
+
+    Not by the threading module, whose locks are not re-entrant: a finalizer may need a thread while one is started.
+    """
     try:
-        threading.Thread(target=function, args=args, name=f"mpool {function.__name__.strip('_')}", daemon=True).start()
+        _thread.start_new_thread(function, args)
     except RuntimeError:
         function(*args)
 

@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from mpool.host.apache import log_exception
+from mpool.host.books import books, errands
 from mpool.host.forking import at_fork
 
 LONGEST_SLEEP = 30.0
@@ -34,7 +35,7 @@ class Housekeeper:
 
     def start_anew(self) -> None:
         """Forget everything: for the child of a fork, where the thread does not exist."""
-        self._lock = threading.Lock()  # guards what follows; held for bookkeeping only
+        self._lock = books  # guards what follows
         self._pools: weakref.WeakSet[Maintained] = weakref.WeakSet()
         self._jobs: list[tuple[float, int, Job]] = []
         self._order = itertools.count()
@@ -45,20 +46,26 @@ class Housekeeper:
 
     def watch(self, pool: Maintained) -> None:
         """Maintain *pool* from now on, until it is forgotten or garbage-collected."""
-        with self._lock:
+        if errands.put_off(lambda: self.watch(pool)):
+            return
+        with errands, self._lock:
             if pool in self._pools:
                 return
             self._pools.add(pool)
         self._rouse()
 
     def forget(self, pool: Maintained) -> None:
-        with self._lock:
+        if errands.put_off(lambda: self.forget(pool)):
+            return
+        with errands, self._lock:
             self._pools.discard(pool)
         self.wake()
 
     def run_later(self, delay: float, job: Job) -> None:
         """Call *job* once, in the thread, after *delay* seconds. What it raises is logged."""
-        with self._lock:
+        if errands.put_off(lambda: self.run_later(delay, job)):
+            return
+        with errands, self._lock:
             heapq.heappush(self._jobs, (self._clock() + delay, next(self._order), job))
         self._rouse()
 
@@ -69,7 +76,7 @@ class Housekeeper:
 
     def stop(self, timeout: float = 1.0) -> None:
         """End the thread; it does not start again."""
-        with self._lock:
+        with errands, self._lock:
             self._stopping = True
             thread = self._thread
         self.wake()
@@ -85,7 +92,7 @@ class Housekeeper:
             except Exception:
                 log_exception("a job of the housekeeper failed")
         now = self._clock()
-        with self._lock:
+        with errands, self._lock:
             pools = list(self._pools)
         waits = [LONGEST_SLEEP]
         for pool in pools:
@@ -93,7 +100,7 @@ class Housekeeper:
                 waits.append(pool.maintain(now))
             except Exception:
                 log_exception("upkeep of a pool failed")
-        with self._lock:
+        with errands, self._lock:
             if self._jobs:
                 waits.append(self._jobs[0][0] - now)
             elif not pools:
@@ -102,16 +109,18 @@ class Housekeeper:
 
     def _take_due(self, now: float) -> list[Job]:
         due: list[Job] = []
-        with self._lock:
+        with errands, self._lock:
             while self._jobs and self._jobs[0][0] <= now:
                 due.append(heapq.heappop(self._jobs)[2])
         return due
 
     def _rouse(self) -> None:
-        with self._lock:
+        with errands, self._lock:
+            thread = None
             if self._thread is None and not self._stopping:
-                self._thread = threading.Thread(target=self._loop, name="mpool housekeeper", daemon=True)
-                self._thread.start()
+                thread = self._thread = threading.Thread(target=self._loop, name="mpool housekeeper", daemon=True)
+        if thread is not None:
+            thread.start()
         self.wake()
 
     def _loop(self) -> None:
@@ -126,7 +135,7 @@ class Housekeeper:
 
     def _ends(self) -> bool:
         """Nothing is left to do: leave, unless something came up meanwhile."""
-        with self._lock:
+        with errands, self._lock:
             if self._jobs or len(self._pools):
                 return False
             self._thread = None

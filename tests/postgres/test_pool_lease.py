@@ -33,6 +33,7 @@ from mpool import (
     LeaseError,
     NullConnectionPool,
     PoolClosed,
+    PoolError,
     PoolTimeout,
     PoolUnavailable,
     TooManyRequests,
@@ -636,7 +637,7 @@ def test_a_connection_of_no_pool_is_refused(make_pool, postgres):
 
 def test_a_connection_closed_by_the_client_is_replaced(make_pool):
     pool = make_pool(max_size=1)
-    with pool.connection() as conn:
+    with pytest.raises(PoolError, match="not been committed"), pool.connection() as conn:
         pid = backend(conn)
         conn.close()
     assert backend_of(pool) != pid
@@ -649,6 +650,10 @@ def test_close_returns_gives_the_connection_back(make_pool):
     conn.close()
     assert not conn.closed
     with pool.connection() as conn:
+        assert backend(conn) == pid
+        conn.commit()
+        conn.close()
+    with pytest.raises(PoolError, match="not committed"), pool.connection() as conn:
         assert backend(conn) == pid
         conn.close()
     assert pool.get_stats()["pool_available"] == 1

@@ -22,7 +22,7 @@ MPOOL = {
     "engine": {"config", "driver", "host", "errors"},
     "pool": {"engine", "config", "driver", "host", "errors"},
     "null": {"pool", "engine", "driver"},
-    "compat": {"pool", "driver", "errors"},
+    "compat": {"pool", "driver", "host", "errors"},
     "recognise": {"compat", "pool", "driver"},
     "registry": {"null", "pool", "engine", "config", "driver", "host", "errors"},
     "": {"recognise", "registry", "null", "pool", "config", "driver", "host", "errors"},  # mpool/__init__.py
