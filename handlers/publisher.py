@@ -39,7 +39,7 @@ def _respond(req: Any) -> Any:
         raise HttpError(403 if refused.exists and is_debug(req) else 404, reason=str(refused)) from None
     if target.is_handler:
         assert target.cls is not None
-        return target.cls.respond(req, traversal.all_values(target, module, []))  # type: ignore[attr-defined]
+        return target.cls.respond(req, traversal.all_values(target, module, target.levels[:-1]))  # type: ignore[attr-defined]
     return _call(req, module, target)
 
 

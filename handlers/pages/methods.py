@@ -33,6 +33,10 @@ HTTP_OK = 200
 HTTP_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
+#: The phases whose handler says who may pass.
+GATES = ("accesshandler", "authenhandler", "authzhandler")
+
+
 class Handler:
     """Base of class-based handlers. `Subclass.handler` is the mod_python handler; it may serve in any phase."""
 
@@ -102,6 +106,9 @@ class Handler:
         """Run the method for a phase other than the content phase; None counts as OK."""
         method = getattr(cls(req), name, None)
         if method is None:
+            if name in GATES:
+                # A gate without a keeper must not stand open; as mod_python has it for a function that is missing.
+                raise AttributeError(f"{cls.__qualname__} has no method {name!r}, and is to decide who may pass")
             return DECLINED
         leases.enter(req)
         status: int | None = None

@@ -17,7 +17,7 @@ from handlers.errors import HttpError, Undecidable
 from handlers.pages import results
 from handlers.pages.forms import Form
 from handlers.request import leases, output
-from mpool import PoolError, PoolTimeout, TooManyRequests, log
+from mpool import CommitUnknown, PoolError, PoolTimeout, TooManyRequests, log
 
 OK, DECLINED, DONE = 0, -1, -2
 
@@ -141,7 +141,8 @@ def _settle(req: Any) -> bool:
     except Exception as error:
         if not output.has_sent(req):
             raise
-        log_error(req, f"{path_of(req)}: the commit failed after the answer had been sent, nothing is stored: {error}")
+        outcome = "" if isinstance(error, CommitUnknown) else "nothing is stored: "
+        log_error(req, f"{path_of(req)}: the commit failed after the answer had been sent, {outcome}{error}")
         return False
     return True
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from handlers.reload.context import Imports
 from handlers.request.output import has_sent
-from mpool import get_connection, interpreter_name, log, note_stack, release
+from mpool import end_transaction, get_connection, interpreter_name, log, note_stack, release
 
 #: The attribute of the main request that holds its `RequestLeases`: this interpreter's, since another, which may serve
 #: other phases, has pools of its own, and from Python 3.12 on mixes up the attributes of our objects with its own.
@@ -23,9 +23,6 @@ ATTRIBUTE = f"mpool_leases_{id(sys.modules)}"
 
 #: psycopg2.extensions.STATUS_READY: no statement has been sent since the last commit or rollback.
 _READY = 1
-
-#: TRANSACTION_STATUS_INTRANS and TRANSACTION_STATUS_INERROR of psycopg2.extensions.
-_IN_TRANSACTION = (2, 3)
 
 _told_of_missing_install = False
 
@@ -144,31 +141,14 @@ def _end_transactions(leases: RequestLeases, commit: bool) -> None:
     """Commit or roll back every leased connection; after a failed commit the rest is rolled back, then it is raised."""
     failure: Exception | None = None
     for leased in leases.connections.values():
-        is_ready = leased.status == _READY
-        if is_ready and not _is_begun_by_hand(leased):
-            continue  # no transaction is open, and on a connection that has died since, asking would be an error
-        keep = commit and failure is None
+        if leased.status == _READY and not leased.autocommit:
+            continue  # no transaction is open
         try:
-            if is_ready:
-                _end_by_hand(leased, "COMMIT" if keep else "ROLLBACK")
-            elif keep:
-                leased.commit()
-            elif not leased.closed:
-                leased.rollback()
+            end_transaction(leased, commit and failure is None)
         except Exception as error:
             failure = failure or error
     if failure is not None and commit:
         raise failure
-
-
-def _is_begun_by_hand(leased: Any) -> bool:
-    """Was a BEGIN sent as text under autocommit? The driver's commit() would believe that there is nothing to do."""
-    return bool(leased.autocommit and not leased.closed and leased.get_transaction_status() in _IN_TRANSACTION)
-
-
-def _end_by_hand(leased: Any, statement: str) -> None:
-    with leased.cursor() as cursor:
-        cursor.execute(statement)
 
 
 def _give_back(leases: RequestLeases) -> None:
