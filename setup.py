@@ -23,9 +23,9 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["mpool", "mpool.*", "handlers", "handlers.*"], exclude=["handlers.examples*"]),
     package_data={
-        "mpool": ["py.typed", "tools/templates/*"],
+        "mpool": ["py.typed", "**/*.rst", "tools/templates/*"],
         # A site is a directory of pages, not a package: it travels as data.
-        "handlers": ["py.typed", "templates/**/*", "examples/**/*", "examples/**/.htaccess"],
+        "handlers": ["py.typed", "**/*.rst", "templates/**/*", "examples/**/*", "examples/**/.htaccess"],
     },
     exclude_package_data={"": ["__pycache__/*", "*.pyc", "*/__pycache__/*", "*/*/__pycache__/*"]},
     # Beside the packages, not in them: people write this path into an Include line.

@@ -147,9 +147,9 @@ PROTECTED_FROM_OUTSIDE = {
     "page = make()",
     "factory wrapped": "def make():\n    def inner(req):\n        __auth__ = USERS\n        return 'secret'\n"
     "    return naive(inner)\npage = make()",
-    "class made for requests": "class page:\n    def __init__(self, req):\n        pass\n    __auth__ = USERS\n"
+    "class made for requests": "from handlers.publisher import publish\n@publish\nclass page:\n    def __init__(self, req):\n        pass\n    __auth__ = USERS\n"
     "    def __call__(self, req):\n        return 'secret'",
-    "its method decides": "class page:\n    def __init__(self, req):\n        pass\n    def __auth__(self, req, user, "
+    "its method decides": "from handlers.publisher import publish\n@publish\nclass page:\n    def __init__(self, req):\n        pass\n    def __auth__(self, req, user, "
     "password):\n        return (user, password) == ('spam', 'eggs')\n    def __call__(self, req):\n        return 'secret'",
     "handler class": "from handlers.pages.methods import Handler\nclass page(Handler):\n    __auth__ = USERS\n"
     "    def get(self, req):\n        return 'secret'",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 from collections.abc import Callable
@@ -33,6 +34,24 @@ class Connection:
     def __init__(self) -> None:
         self.aborted = False
         self.keepalive = 1
+
+
+_QUIET = os.pipe()
+
+
+class OnQuietSocket:
+    """What the end of a transaction looks at, for a fake connection whose server is there: by its `status`."""
+
+    status: int
+
+    def get_transaction_status(self) -> int:
+        return 0 if self.status == 1 else 2  # TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INTRANS
+
+    def get_backend_pid(self) -> int:
+        return 1
+
+    def fileno(self) -> int:
+        return _QUIET[0]
 
 
 class Request:

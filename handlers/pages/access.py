@@ -82,6 +82,9 @@ def _guarded_class(function: types.FunctionType) -> type | None:
     found = function.__globals__.get(first)
     for part in inner:
         found = _own_attribute(found, part)
+    marked = _own_attribute(found, "__wrapped__")
+    if isinstance(marked, type):  # by @publish
+        found = marked
     if isinstance(found, type) and any(name in cls.__dict__ for cls in found.__mro__ for name in NAMES[:2]):
         return found
     facts = facts_of_globals(function.__globals__)

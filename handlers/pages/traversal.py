@@ -251,6 +251,8 @@ def is_own(module: types.ModuleType, found: Any) -> bool:
 
 def _check_class_guard(facts: Facts, name: str, found: Any) -> None:
     """A class decorator must not have lost the `__auth__` that the class body defines."""
+    if isinstance(found, Published):
+        found = found.__wrapped__
     if name in facts.guarded_classes:
         cls = found if isinstance(found, type) else type(found)
         if not any(guard in base.__dict__ for base in cls.__mro__ for guard in NAMES[:2]):
@@ -264,6 +266,8 @@ def _step(module: types.ModuleType, facts: Facts, target: Target, holder: Any, n
     if issubclass(holder if isinstance(holder, type) else type(holder), Handler):
         # Otherwise a link could call the method for POST, past prepare() and finish().
         raise Refused(f"{name!r} belongs to a Handler, which chooses the method by that of the request")
+    if isinstance(holder, type) and not _mark_of_class(target):
+        raise Refused(f"{name!r} belongs to the class {holder.__name__}, which is not marked @publish")
     target.levels.append(holder)
     found, owner = _lookup(holder, name)
     if found is _MISSING:
@@ -350,9 +354,8 @@ def _finish_class(module: types.ModuleType, target: Target, cls: type, name: str
         return
     call, owner = _lookup(cls, "__call__")
     target.constructor = _plan(cls) if owner is not type else None
-    made_for_requests = target.constructor is not None and target.constructor.takes_req
-    if not (made_for_requests or _mark_of_class(target)) or not _may_be_made(cls):
-        raise Refused(f"the class {name!r} is not made for requests: its constructor takes no req")
+    if not _mark_of_class(target) or not _may_be_made(cls):
+        raise Refused(f"the class {name!r} is neither a Handler nor marked @publish")
     if call is _MISSING or not is_own(module, call):
         raise Refused(f"instances of {name!r} cannot be called")
     target.call = call

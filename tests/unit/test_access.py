@@ -352,3 +352,52 @@ def test_a_hash_is_never_its_own_password():
 
 def test_an_empty_dictionary_knows_nobody():
     assert not password_matches({}, Credentials("spam", ""))
+
+
+RULES = {"none": "pass", "auth": "__auth__ = {'boss': 'secret'}", "access": "__auth__ = {'boss': 'secret', 'spam': 'eggs'}; __access__ = ['boss']"}
+KINDS = {
+    "function": ("def {name}(self, req): return 'served'", ""),
+    "handler": ("class {name}(Handler):\n    {rule}\n    def get(self, req): return 'served'\n    def post(self, req): return 'served'", ""),
+}  # fmt: skip
+
+
+@given(
+    module=st.sampled_from(sorted(RULES)),
+    levels=st.lists(st.sampled_from(sorted(RULES)), min_size=1, max_size=3),
+    kind=st.sampled_from(sorted(KINDS)),
+    last=st.sampled_from(sorted(RULES)),
+    method=st.sampled_from(["GET", "POST"]),
+)
+def test_every_object_on_the_way_is_asked(module, levels, kind, last, method):
+    """Instances inside instances, and at the end a method or a nested Handler: a model of two lines says who is let in."""
+    source, name = KINDS[kind][0].format(name="page", rule=RULES[last]), "page"
+    for depth, rule in enumerate(reversed(levels)):
+        body = "\n".join("    " + line for line in source.splitlines())
+        made = f"\n    {name} = {name.title()}()" if depth else ""
+        source = f"class Level{depth}:\n    {RULES[rule]}\n{body}{made}"
+        name = f"level{depth}"
+    source = f"from handlers.base import Handler\n{RULES[module]}\n{source}\n{name} = {name.title()}()\n"
+    asked = [module, *levels, *([last] if kind == "handler" else [])]
+    path = "/".join([*(f"level{depth}" for depth in reversed(range(len(levels)))), "page"])
+    page_of = make_page(source)
+    for headers, may in (
+        (None, set(asked) == {"none"}),
+        (SPAM, set(asked) == {"none"}),
+        (basic("boss", "secret"), True),
+    ):
+        req = Request(headers=headers, method=method)
+        req.path_info = "/" + path
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(publisher, "page_module", lambda req, filename: page_of)
+            status = publisher.handler(req)
+        served = (req.status if status == 0 else status) == 200
+        assert served == may, (source, headers)
+
+
+@pytest.mark.parametrize("phase", ["PythonAccessHandler", "PythonAuthenHandler", "PythonAuthzHandler"])
+def test_a_gate_without_a_keeper_is_shut(phase):
+    gate = make_page("from handlers.base import Handler\nclass Gate(Handler):\n    def acesshandler(self, req): return 403")
+    req = Request()
+    req.phase = phase
+    with pytest.raises(AttributeError, match="is to decide who may pass"):
+        gate.Gate.handler(req)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from fake_request import Request
+from fake_request import OnQuietSocket, Request
 
 from handlers.request import leases
 
 READY, BEGUN = 1, 2  # psycopg2.extensions.STATUS_READY and STATUS_BEGIN
 
 
-class Leased:
+class Leased(OnQuietSocket):
     """A connection with fault knobs; notes what is done to it."""
 
     def __init__(self, events: list[str], name: str = "default") -> None:

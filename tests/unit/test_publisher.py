@@ -13,7 +13,7 @@ import types
 import uuid
 
 import pytest
-from fake_request import Request, make_page
+from fake_request import OnQuietSocket, Request, make_page
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +24,7 @@ from handlers.request import leases
 from mpool import PoolConflict, PoolTimeout, TooManyRequests
 
 
-class Leased:
+class Leased(OnQuietSocket):
     """A connection whose commits and rollbacks appear among the request's own events."""
 
     closed = 0
@@ -173,6 +173,15 @@ class Plain:
 
 obj.method_of_another = Plain().method
 
+@publish
+class Chosen:
+    def __init__(self, req):
+        pass
+    def __call__(self):
+        return "chosen"
+    def method(self):
+        return "chosen method"
+
 class ForRequests:
     def __init__(self, req, name="?"):
         self.name = name
@@ -208,8 +217,8 @@ def listed(req):
         ("größe", "größe"), ("alias", "page"), ("anonymous", "anonymous"), ("partial", "page"), ("cached", "page"),
         ("obj", "instance"), ("obj/method", "method"), ("obj.method", "method"), ("obj/static", "static"),
         ("obj/clsmethod", "Page"), ("obj/function", "page"), ("obj/child", "instance"), ("obj/tool", "42"),
-        ("obj/child/method", "method"), ("Plain/method", "plain method x"), ("ForRequests", "made ?"),
-        ("ForRequests/method", "method ?"), ("listed", "listed"),
+        ("obj/child/method", "method"), ("Chosen", "chosen"), ("Chosen/method", "chosen method"),
+        ("listed", "listed"),
     ],
 )  # fmt: skip
 def test_functions_and_classes_of_the_page_are_published(visit, path, body):
@@ -227,7 +236,7 @@ def test_functions_and_classes_of_the_page_are_published(visit, path, body):
         "foreign_cached/cache_info", "bound_builtin", "cached/cache_clear", "page/__globals__", "page/func_code",
         "page/__code__/co_consts", "obj/_private", "obj/__class__", "obj/__dict__", "obj/data", "obj/password",
         "obj/foreign", "obj/lambda_", "obj/private", "obj/partial", "obj/method_of_another", "obj/cls", "obj/prop", "obj/nothing", "obj/method/__func__", "obj/method/im_func", "obj/child/child",
-        "data", "data/value", "Plain", "Page/data", "Data", "Data/__init__", "ForRequests/_x", "Error", "Error/method",
+        "data", "data/value", "Plain", "Page/data", "Data", "Data/__init__", "ForRequests/_x", "ForRequests", "ForRequests/method", "Plain/method", "Error", "Error/method",
         "Error/args", "Page/mro", "partial/func", "nothing", "page/page", "pa ge", "/page", "obj//method", ".", "..",
         "obj/..", "page\0", "Plain/method/x", "shell/__wrapped__", "marked/__wrapped__",
     ],
