@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from handlers.reload.source import one_parse, parse
+
 NAMES = ("__auth__", "__access__", "__auth_realm__")
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -98,13 +100,16 @@ def facts_of_globals(namespace: dict[str, Any]) -> Facts | None:
         return None
     facts = _facts.get(info)
     if facts is None:
-        facts = _facts.setdefault(info, read_facts(source, info.file))
+        with one_parse:  # after an edit, every request thread asks at once
+            facts = _facts.get(info)
+            if facts is None:
+                facts = _facts.setdefault(info, read_facts(source, info.file))
     return facts
 
 
 def read_facts(source: str | bytes, filename: str) -> Facts:
     """Parse *source*; SyntaxError where it is not Python."""
-    tree = ast.parse(source, filename)
+    tree = parse(source, filename)
     text = source if isinstance(source, bytes) else source.encode("utf-8", "surrogatepass")
     facts = Facts(speaks_of_access=any(name.encode() in text for name in NAMES))
     for node in ast.walk(tree):

@@ -24,6 +24,7 @@ from typing import Any
 
 from handlers.reload.failures import text_of
 from handlers.reload.modules import ModuleInfo
+from handlers.reload.source import parse
 from mpool import describe, is_connection, is_pool, is_registered, log
 
 KEEP = "__mp_keep__"
@@ -91,7 +92,7 @@ def _imports_stock_hook(source: bytes) -> bool:
         isinstance(node, ast.ImportFrom)
         and node.module in ("handlers.base", "base")
         and any(alias.name == "__mp_clone__" for alias in node.names)
-        for node in ast.parse(source).body
+        for node in parse(source).body
     )
 
 
