@@ -1,8 +1,8 @@
 """One leased connection per main request, inside one transaction.
 
 The state hangs on the main request object itself: subrequests and internal redirects reach it by following
-`main` and `prev`, and nothing is keyed on a thread, because mod_python's thread states travel between threads
-(reload contract, item 2.10). Whoever runs a handler brackets it with `enter` and `leave`; the connection goes back when
+`main` and `prev`, and nothing is keyed on a thread, because mod_python's thread states travel between threads.
+Whoever runs a handler brackets it with `enter` and `leave`; the connection goes back when
 the outermost bracket ends, and not in the request's cleanup, which under the event MPM waits for the client to read.
 """
 

@@ -242,6 +242,6 @@ def test_pool_options_has_every_option_of_the_handlers_with_its_default():
 
 
 def test_every_option_that_the_sources_name_is_in_pool_options():
-    sources = Path(CONFIGURATIONS.parent, "handlers").glob("*.py")
+    sources = Path(CONFIGURATIONS.parent, "handlers").rglob("*.py")
     named = {m for p in sources for m in re.findall(r"PythonOption (handlers\.\w+)", p.read_text(encoding="utf-8"))}
     assert named and named <= set(values("pool-options.conf"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import pytest
@@ -147,7 +148,6 @@ def test_a_phases_method_may_be_named_itself(httpd):
 
 
 def test_a_handler_authenticates(httpd):
-    import base64
 
     names = (
         'AuthType Ours\nAuthName "gate"\nRequire valid-user\nPythonAuthenHandler phases::Gate.handler\n'
@@ -168,8 +168,23 @@ def test_a_handler_is_the_base_of_a_filter(httpd):
 
 def test_a_phase_that_the_class_does_not_serve_is_declined(httpd):
     site = {"phases.py": PHASES + "\nclass Empty(Handler): pass\n", "page.py": "def index(req): return 'ok'",
-            ".htaccess": "PythonAccessHandler phases::Empty.handler"}  # fmt: skip
+            ".htaccess": "PythonFixupHandler phases::Empty.handler"}  # fmt: skip
     assert httpd(site=site).get("/page").text == "ok"
+
+
+@pytest.mark.parametrize("phase", ["PythonAccessHandler", "PythonAuthenHandler", "PythonAuthzHandler"])
+def test_a_gate_without_a_keeper_is_shut_and_the_log_says_so(httpd, phase):
+    misspelt = "\nclass Gate(Handler):\n    def acesshandler(self, req): return apache.HTTP_FORBIDDEN\n"
+    rules = f"{phase} phases::Gate.handler\nAuthType Ours\nAuthName gate\nRequire valid-user\n"
+    if phase == "PythonAuthzHandler":
+        rules += "PythonAuthenHandler phases::Lets.handler\n"
+        misspelt += "class Lets(Handler):\n    def authenhandler(self, req):\n        req.user = 'spam'\n"
+    site = {"phases.py": PHASES + misspelt, "page.py": "def index(req): return 'secret'", ".htaccess": rules}
+    server = httpd(site=site)
+    good = {"Authorization": "Basic " + base64.b64encode(b"spam:eggs").decode()}
+    response = server.get("/page", good)
+    assert response.status == 500 and "secret" not in response.text
+    assert "is to decide who may pass" in server.log()
 
 
 STATUSES = """
