@@ -22,6 +22,7 @@ from handlers.apache.filters import Filter
 from handlers.reload import finder
 from handlers.reload.context import Call, Imports, Settings, begin, current, end, entered, settings
 from handlers.reload.debug_page import error_page
+from handlers.reload.failures import is_ours
 from handlers.reload.importing import Importer
 from handlers.reload.interpreter import (
     freeze_modules,
@@ -413,16 +414,12 @@ def _include_dispatch(original: Callable[..., Any]) -> Callable[..., Any]:
 def _reported(callback: Any, config: Any, **context: Any) -> int:
     """Report the exception under way: to the log and, with PythonDebug On, to the browser."""
     kind, error, trace = sys.exc_info()
-    while trace is not None and trace.tb_next is not None and _is_ours(trace):
+    while trace is not None and trace.tb_next is not None and is_ours(trace.tb_frame):
         trace = trace.tb_next  # what matters begins below the importer's own frames
     try:
         return int(callback.ReportError(kind, error, trace, debug=config.get("PythonDebug") == "1", **context))
     finally:
         del trace, error
-
-
-def _is_ours(trace: Any) -> bool:
-    return str(trace.tb_frame.f_globals.get("__package__")).partition(".")[0] == "handlers"
 
 
 def _report_error(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import FunctionType, TracebackType
+from types import FrameType, FunctionType, TracebackType
 from typing import Any
 
 from handlers.reload.files import Signature, signature_of
 
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0  # seconds until a failed reload is tried again though its files are unchanged
 
-_HERE = os.path.dirname(__file__)
+_PACKAGE = __name__.partition(".")[0]
 
 
 @dataclass
@@ -37,6 +36,11 @@ class Failure:
         return time.monotonic() >= self.retry_at or any(signature_of(file) != seen for file, seen in self.files.items())
 
 
+def is_ours(frame: FrameType) -> bool:
+    """Is this a frame of handlers' own code? The example site's pages are not: they are known by their labels."""
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == _PACKAGE
+
+
 def text_of(error: BaseException) -> str:
     """The text of *error*, whatever its own ``__str__`` does."""
     try:
@@ -51,7 +55,7 @@ def copy_of(error: BaseException) -> BaseException:
     One exception object raised in several threads, or kept, would gather and hold the frames of all of them.
     """
     trace = error.__traceback__
-    while trace is not None and os.path.dirname(trace.tb_frame.f_code.co_filename) == _HERE:
+    while trace is not None and is_ours(trace.tb_frame):
         trace = trace.tb_next
     try:
         again = _copy(error)

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from handlers.reload.failures import text_of
+from handlers.reload.failures import is_ours, text_of
 from handlers.reload.modules import ModuleInfo
 from handlers.reload.source import parse
 from mpool import describe, is_connection, is_pool, is_registered, log
@@ -184,7 +184,7 @@ def summary(error: BaseException) -> str:
     trace = error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
-        if trace.tb_frame.f_globals.get("__package__") != __package__:
+        if not is_ours(trace.tb_frame):
             where = f" ({code.co_filename}, line {trace.tb_lineno}, in {code.co_name})"
         trace = trace.tb_next
     if isinstance(error, SyntaxError):
