@@ -235,7 +235,8 @@ class ConnectionPool(Upkeep):
     def get_stats(self) -> dict[str, int]:
         """The figures of psycopg_pool, and leased, idle, opening, leases_dropped, leaks_reported."""
         with errands, self._lock:
-            return self._stats_locked()
+            stats = self._stats_locked()
+        return stats
 
     def pop_stats(self) -> dict[str, int]:
         """get_stats(), and the counters begin again at zero."""

@@ -141,9 +141,15 @@ class Supply:
         self._open_all(begun)
 
     def _open_all(self, begun: Iterable[Opening]) -> None:
-        for opening in begun:
-            self._watch()
-            self._spawn(self._open_connections, opening)
+        left = list(begun)
+        try:
+            while left:
+                self._watch()
+                self._spawn(self._open_connections, left[0])
+                del left[0]
+        except BaseException:
+            self._openings.difference_update(left)  # interrupted: who kept the error would keep them, too
+            raise
 
     def _open_connections(self, opening: Opening | None) -> None:
         """Open one connection after another, for as long as they are wanted."""
@@ -157,7 +163,12 @@ class Supply:
                     raise  # an interrupt of the caller, who opens for himself
                 opening = self._opening_failed(opening, error)
             else:
-                opening = self._opening_succeeded(opening, conn, entry)
+                try:
+                    opening = self._opening_succeeded(opening, conn, entry)
+                except BaseException:
+                    if entry.state is EntryState.RETURNING:  # interrupted before it was anybody's
+                        self._retire(entry, conn, grow=False)
+                    raise
 
     def _entry_of(self, conn: Any) -> Entry:
         now = self._clock()
