@@ -71,14 +71,14 @@ class Registry:
     @hides_arguments
     def init_pool(self, conninfo: Any = None, *, name: str = "default", **options: Any) -> ConnectionPool:
         """Make the pool *name* with these options over those of the configuration. PoolConflict if there is one."""
-        configured = _configured(name)
-        if conninfo is not None:
-            configured["conninfo"] = conninfo
+        req = apache.current_request()
+        configured = _configured(name, req)
+        given = configured | options if conninfo is None else {**configured, "conninfo": conninfo, **options}
         with errands, self._lock:
             there = self._pools.get(name)
             if there is not None and not there.pool.closed:
                 raise PoolConflict(f"{name}: this interpreter has a pool of that name already, made for {there.scope}")
-            there = self._make_locked(name, configured | options, _configured(name), "init_pool()")
+            there = self._make_locked(name, given, configured, f"{apache.scope(req)}, by init_pool()")
         return self._opened(there)
 
     def get_pool(self, name: str = "default", req: Any = None) -> ConnectionPool:

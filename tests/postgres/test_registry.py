@@ -121,6 +121,16 @@ def test_a_pool_is_made_from_the_options_of_the_first_request():
         assert query(conn, "SELECT 1") == 1
 
 
+@pytest.mark.parametrize("options", [{}, {"mpool__max_size": 4}, {"mpool__conninfo": "dbname=a"}])
+def test_a_pool_made_by_hand_is_its_makers_and_of_those_configured_alike(postgres, monkeypatch, options):
+    monkeypatch.setattr("mpool.host.apache._request_source", lambda: Request("a.test", **options))
+    pool = mpool.init_pool(postgres.conninfo)
+    assert mpool.get_pool() is pool and mpool.get_pool(req=Request("twin.test", **options)) is pool
+    for others in ({"mpool__conninfo": "dbname=b"}, {"mpool__max_size": 9}):
+        with pytest.raises(PoolConflict, match=r"b\.test"):
+            mpool.get_pool(req=Request("b.test", **others))
+
+
 def test_two_sites_with_other_values_for_one_name_are_refused(postgres):
     secret = postgres.conninfo + " password=secret1"
     mpool.get_pool(req=Request("a.test", mpool__conninfo=secret, mpool__max_size=4))
