@@ -7,6 +7,7 @@ from typing import Any
 import psycopg2
 from psycopg2.extensions import (
     STATUS_READY,
+    TRANSACTION_STATUS_IDLE,
     TRANSACTION_STATUS_INERROR,
     TRANSACTION_STATUS_INTRANS,
 )
@@ -28,6 +29,9 @@ def commit(conn: Any) -> None:
             raise lost("the connection is closed, and what was done on it has not been committed")
         return
     status = conn.get_transaction_status()
+    if status == TRANSACTION_STATUS_IDLE:
+        conn.commit()  # nothing is sent
+        return
     if status == TRANSACTION_STATUS_INERROR:
         conn.rollback()
         raise PoolError(
