@@ -404,7 +404,8 @@ def test_returned_during_a_query_is_closed_and_replaced(make_pool, postgres):
         worker.start()
         # By the server's word: the driver is ACTIVE during its BEGIN, too, and idle in between for a moment.
         wait_for(lambda: postgres.execute(ASLEEP, pid), "the query runs")
-        assert conn.get_transaction_status() == ext.TRANSACTION_STATUS_ACTIVE
+        # And the driver's: the server may have the query before libpq has noted that it was sent.
+        wait_for(lambda: conn.get_transaction_status() == ext.TRANSACTION_STATUS_ACTIVE, "the driver knows")
         # The driver itself would wait for the query's end before it closed.
         in_another_thread(lambda: pool.putconn(conn))
         assert pid in pids_of(postgres, pool)
