@@ -112,7 +112,7 @@ def was_idle_too_long(words: str) -> bool:
     They come without a SQLSTATE (25P03, 25P04, 57P05) and in the server's language; in another than English this is
     not seen, and the connection counts as one whose server went away.
     """
-    return words.endswith((" timeout",)) and "terminating connection due to" in words
+    return words.endswith(" timeout") and "terminating connection due to" in words
 
 
 def reads_read_only(conn: Any) -> bool:

@@ -16,6 +16,20 @@ from mpool.driver.psycopg import has_hung_up, is_broken
 from mpool.errors import CommitUnknown, PoolError
 
 
+def execute(conn: Any, sql: str) -> None:
+    """Run one statement whose result nobody needs."""
+    with conn.cursor() as cursor:
+        cursor.execute(sql)
+
+
+def rollback(conn: Any) -> None:
+    """Roll back what is open on *conn*."""
+    conn.rollback()
+    if conn.get_transaction_status() != TRANSACTION_STATUS_IDLE:
+        # A BEGIN sent as text under autocommit: rollback() believes that there is nothing to do.
+        execute(conn, "ROLLBACK")
+
+
 def commit(conn: Any) -> None:
     """Commit what is open on *conn*. Whoever comes back from here has stored all that was done on it.
 
@@ -33,7 +47,7 @@ def commit(conn: Any) -> None:
         conn.commit()  # nothing is sent
         return
     if status == TRANSACTION_STATUS_INERROR:
-        conn.rollback()
+        rollback(conn)
         raise PoolError(
             "a statement failed and its error was not raised on: its transaction is rolled back (a savepoint, "
             "conn.transaction(), keeps the rest)"
@@ -45,9 +59,7 @@ def commit(conn: Any) -> None:
     try:
         conn.commit()
         if status == TRANSACTION_STATUS_INTRANS and conn.get_transaction_status() == TRANSACTION_STATUS_INTRANS:
-            with conn.cursor() as cursor:
-                # A BEGIN sent as text under autocommit: commit() believes that there is nothing to do.
-                cursor.execute("COMMIT")
+            execute(conn, "COMMIT")  # a BEGIN sent as text under autocommit, as above
     except psycopg2.OperationalError as error:
         # An error with a SQLSTATE is the server's answer: it has not committed. Without one it was cut off.
         if status == TRANSACTION_STATUS_INTRANS and conn.closed and error.pgcode is None:
@@ -62,7 +74,4 @@ def end_transaction(conn: Any, keep: bool) -> None:
     if keep:
         commit(conn)
     elif not conn.closed:
-        conn.rollback()
-        if conn.get_transaction_status() in (TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR):
-            with conn.cursor() as cursor:
-                cursor.execute("ROLLBACK")
+        rollback(conn)

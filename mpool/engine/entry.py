@@ -24,6 +24,7 @@ from psycopg2.extensions import connection as DriverConnection
 from mpool.config import PoolConfig
 from mpool.driver import pooler
 from mpool.driver.psycopg import has_hung_up, reads_read_only
+from mpool.driver.transactions import execute, rollback
 
 _savepoints = itertools.count(1)
 UNSTAMPED = object()  # a tick that is no pool's
@@ -52,7 +53,7 @@ class Leased:
 
 
 class _Lonely:
-    """For a look at how many references the driver of a count like `Entry.is_gone` sees, where there is but one."""
+    """Has a `life` that nobody else refers to: what is counted here is what `Entry.is_gone` counts for a freed one."""
 
     life = object()
 
@@ -181,10 +182,7 @@ class Entry:
         """Roll back what is open; False if the connection cannot be kept. Raises psycopg2.Error where that fails."""
         status = conn.get_transaction_status()
         if status in (TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR):
-            conn.rollback()
-            if conn.get_transaction_status() != TRANSACTION_STATUS_IDLE:
-                # A BEGIN sent as text under autocommit: rollback() believes that there is nothing to do.
-                execute(conn, "ROLLBACK")
+            rollback(conn)
             status = conn.get_transaction_status()
         return bool(status == TRANSACTION_STATUS_IDLE)
 
@@ -231,12 +229,6 @@ def _session_of(conn: Any) -> tuple[Any, ...]:
 def all_hung_up(conns: Iterable[Any]) -> bool:
     """True if every one of these connections has lost its server. Looks at the sockets, and reads nothing of them."""
     return all(conn is None or conn.closed or has_hung_up(conn) for conn in conns)
-
-
-def execute(conn: Any, sql: str) -> None:
-    """Run one statement whose result nobody needs."""
-    with conn.cursor() as cursor:
-        cursor.execute(sql)
 
 
 def execute_alone(conn: Any, sql: str = "SELECT 1") -> None:
